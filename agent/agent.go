@@ -1,0 +1,104 @@
+// Package agent makes local HTTP services reachable through piko: it listens
+// on endpoints with the SDK (package client) and forwards the requests that
+// arrive to the services.
+//
+// The flow of one listener: the client keeps a tunnel to a node; every stream
+// that the node opens is a connection of a net/http server; the handler sends
+// the request over a pool of keep-alive connections to the service
+// (relay.Pool) and copies the answer back. The node has authenticated, counted
+// and marked the request already, so the handler changes no header but the
+// hop-by-hop ones.
+//
+// The agent is not a server of its own: it opens no port, has no flags and
+// reads no file. Package main calls New and Run, and may serve MetricsHandler.
+package agent
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"io"
+	"log/slog"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"piko/accesslog"
+	"piko/client"
+)
+
+// Config says what an Agent listens on and where it forwards to.
+type Config struct {
+	// Listeners has at least one entry; two may share an endpoint.
+	Listeners []Listener
+
+	// ConnectTimeout bounds the first connect of each listener: a listener
+	// that was not connected within it has failed for good. 0 means that it
+	// tries for as long as Run runs. A listener that was connected once never
+	// gives up.
+	ConnectTimeout time.Duration
+
+	// GracePeriod is how long requests in flight may take to end when Run is
+	// told to stop; what is left then is cut. 0 means 1 minute, negative cuts
+	// at once.
+	GracePeriod time.Duration
+}
+
+// Listener is one endpoint and the service behind it.
+type Listener struct {
+	// Endpoint is the name to listen on.
+	Endpoint string
+
+	// Addr is the service: a port, host:port, or a URL (http or https) whose
+	// path is put before the path of every request.
+	Addr string
+
+	// AccessLog says what is logged of each request.
+	AccessLog accesslog.Config
+
+	// DialTimeout bounds connecting to the service, the TLS handshake
+	// included. 0 means 10 seconds. How long the service may take to answer
+	// is the node's business.
+	DialTimeout time.Duration
+
+	// KeepAlive is the interval of TCP keepalive probes to the service. 0
+	// means 30 seconds, negative turns them off.
+	KeepAlive time.Duration
+
+	// IdleTimeout closes connections to the service that were unused for this
+	// long. 0 means 90 seconds, negative never. A value below the service's
+	// own idle time-out avoids requests that cross its close.
+	IdleTimeout time.Duration
+
+	// MaxIdle bounds the idle connections that are kept. 0 means as many as
+	// were busy at once lately.
+	MaxIdle int
+
+	// TLS is used for https services; nil means the system's certificate
+	// authorities and the host of Addr as the name. New clones it.
+	TLS *tls.Config
+}
+
+// Agent runs the listeners of a Config. Make one with New; Run it once.
+type Agent struct {
+	// Static after construction.
+	cfg       Config
+	log       *slog.Logger
+	listeners []*listener
+}
+
+// New checks cfg and returns an agent that is not connected yet. Every
+// listener connects with a copy of template. A nil log discards, a nil reg
+// means no metrics, a nil access no access log; access is written from one
+// goroutine at a time. Errors name the listener and the remedy.
+func New(cfg Config, template *client.Client, log *slog.Logger, reg prometheus.Registerer, access io.Writer) (*Agent, error) {
+	return nil, errors.ErrUnsupported
+}
+
+// Run connects the listeners and serves them until ctx ends; then it drains
+// them, waits for the requests in flight as long as the grace period allows,
+// and returns nil. It returns an error when every listener has failed for
+// good; the failure of one of several is only logged.
+func (a *Agent) Run(ctx context.Context) error {
+	return errors.ErrUnsupported
+}

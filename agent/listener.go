@@ -1,0 +1,3 @@
+package agent
+
+type listener struct{}

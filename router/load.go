@@ -1,0 +1,86 @@
+package router
+
+import (
+	"sync/atomic"
+	"time"
+)
+
+// load counts requests in flight.
+type load struct{ n atomic.Int64 }
+
+func (l *load) begin() { l.n.Add(1) }
+func (l *load) end()   { l.n.Add(-1) }
+
+func (l *load) inFlight() int { return int(max(l.n.Load(), 0)) }
+
+// paddedLoad is the load of one endpoint at one node. It fills a cache line,
+// since few endpoints are hot and their counters are allocated side by side.
+type paddedLoad struct {
+	load
+	_ [64 - 8]byte
+}
+
+// Passive ejection: the first failure costs a candidate minEjection, each one
+// that follows without a success between doubles that.
+const (
+	minEjection = 100 * time.Millisecond
+	maxEjection = 10 * time.Second
+)
+
+// ejection says how often a candidate failed in a row and until when it is
+// avoided. Both are one word, so that a failure and a success at the same time
+// leave one or the other, and a healthy candidate costs one load: it is 0.
+type ejection struct{ word atomic.Uint64 }
+
+// The low bits of the word count failures, the others are microseconds of Unix
+// time.
+const (
+	failureBits = 6
+	maxFailures = 1<<failureBits - 1
+)
+
+// failed ejects the candidate. A failure while it is ejected already belongs to
+// the same incident: requests in flight fail together, and must not double the
+// time with each.
+func (e *ejection) failed(now time.Time) {
+	for {
+		old := e.word.Load()
+		if ejectedAt(old, now) {
+			return
+		}
+		failures := min(int(old&maxFailures)+1, maxFailures)
+		until := now.Add(ejectionTime(failures)).UnixMicro()
+		if e.word.CompareAndSwap(old, uint64(until)<<failureBits|uint64(failures)) {
+			return
+		}
+	}
+}
+
+// succeeded writes only if there is something to forget: it is called for
+// every request.
+func (e *ejection) succeeded() {
+	if e.word.Load() != 0 {
+		e.word.Store(0)
+	}
+}
+
+func (e *ejection) at(now time.Time) bool {
+	word := e.word.Load()
+	return word != 0 && ejectedAt(word, now)
+}
+
+// ejectedAt holds an ejection that would last longer than any does for over:
+// the clock was set back.
+func ejectedAt(word uint64, now time.Time) bool {
+	if word == 0 {
+		return false
+	}
+	left := time.UnixMicro(int64(word >> failureBits)).Sub(now)
+	return left > 0 && left <= maxEjection
+}
+
+// ejectionTime is how long a candidate is avoided after that many failures.
+func ejectionTime(failures int) time.Duration {
+	const doublings = 7 // 100 ms * 2^7 is above the maximum
+	return min(minEjection<<min(max(failures-1, 0), doublings), maxEjection)
+}

@@ -1,0 +1,248 @@
+// Package router answers one question: where does a request for this endpoint
+// go? It holds the table of local tunnels and remote nodes by endpoint, and the
+// choice among them.
+//
+// It is pure: no I/O, no goroutine, no clock, no log. Time and randomness are
+// arguments. It knows tunnels and nodes only as an Upstream, which the packages
+// that own the connections implement.
+//
+// Who calls whom: upstreamconn adds a Local when a tunnel opens and removes it
+// when the tunnel ends; whoever learns what other nodes serve calls SetNode;
+// proxy looks up and picks, once or more for each request:
+//
+//	route := table.Lookup(endpoint)
+//	target := route.Pick(now, rand.Uint64(), &tried)
+//	target.Begin()
+//	defer target.End()
+//
+// Lookup and Pick take no lock and allocate nothing.
+package router
+
+import (
+	"context"
+	"net"
+	"net/http"
+	"sync/atomic"
+	"time"
+)
+
+// Upstream carries requests to one upstream, or to a node that has one.
+type Upstream interface {
+	http.RoundTripper
+	// Open opens a raw byte stream, for upgrades and TCP. The caller closes it.
+	Open(ctx context.Context) (net.Conn, error)
+}
+
+// maxWeight is the weight of a healthy upstream.
+const maxWeight = 100
+
+// Local is a candidate: one tunnel that is open to this node, listening on one
+// endpoint. All methods may be called by any goroutine at any time.
+//
+// It fills one cache line, so that requests contend on no counter but that of
+// the candidate they were given.
+type Local struct {
+	// Static after construction.
+	upstream Upstream
+
+	// Written by every request that is given to this candidate.
+	load load
+
+	// Written when something changes.
+	ejected  ejection
+	weight   atomic.Int32
+	draining atomic.Bool
+
+	_ [64 - 16 - 8 - 8 - 8]byte
+}
+
+// NewLocal returns a healthy candidate of weight 100.
+func NewLocal(u Upstream) *Local {
+	l := &Local{upstream: u}
+	l.weight.Store(maxWeight)
+	return l
+}
+
+// Upstream is what carries the requests.
+func (l *Local) Upstream() Upstream { return l.upstream }
+
+// SetWeight sets the upstream's share, 0 to 100: the weight that it gave
+// itself. With 0 it is unhealthy and the last resort. Other values are clamped.
+func (l *Local) SetWeight(w int) { l.weight.Store(int32(min(max(w, 0), maxWeight))) }
+
+// SetDraining makes the candidate a last resort, or takes that back.
+func (l *Local) SetDraining(draining bool) { l.draining.Store(draining) }
+
+// Draining reports whether the candidate asked to be spared.
+func (l *Local) Draining() bool { return l.draining.Load() }
+
+// Begin counts a request in flight; each Begin needs its End.
+func (l *Local) Begin() { l.load.begin() }
+
+// End undoes one Begin.
+func (l *Local) End() { l.load.end() }
+
+// InFlight is the number of requests that have begun and not ended.
+func (l *Local) InFlight() int { return l.load.inFlight() }
+
+// Failed says that the candidate itself failed, not the request: it is avoided
+// for 100 ms, and each further failure after that doubles the time, up to 10 s.
+func (l *Local) Failed(now time.Time) { l.ejected.failed(now) }
+
+// Succeeded ends the effect of earlier failures.
+func (l *Local) Succeeded() { l.ejected.succeeded() }
+
+// Node is another node of the cluster as a candidate for all endpoints that it
+// serves. All methods may be called by any goroutine at any time.
+type Node struct {
+	// Static after construction.
+	id       string
+	upstream func(endpoint string) Upstream
+
+	// Requests in flight of those Remotes that have no counter of their own.
+	load load
+
+	// Written when something changes.
+	ejected  ejection
+	dead     atomic.Bool
+	draining atomic.Bool
+
+	_ [64 - 16 - 8 - 8 - 8 - 8]byte
+}
+
+// NewNode returns a node that is alive. upstream gives what carries requests
+// for one endpoint to that node; it is called for each request and must be fast.
+func NewNode(id string, upstream func(endpoint string) Upstream) *Node {
+	return &Node{id: id, upstream: upstream}
+}
+
+// ID is the node's id in the cluster.
+func (n *Node) ID() string { return n.id }
+
+// Upstream is what carries requests for the endpoint to the node.
+func (n *Node) Upstream(endpoint string) Upstream { return n.upstream(endpoint) }
+
+// SetAlive takes the node out while it is false: dead, leaving or unreachable.
+func (n *Node) SetAlive(alive bool) { n.dead.Store(!alive) }
+
+// Alive reports what SetAlive said last; a new node is alive.
+func (n *Node) Alive() bool { return !n.dead.Load() }
+
+// SetDraining makes the node a last resort, or takes that back.
+func (n *Node) SetDraining(draining bool) { n.draining.Store(draining) }
+
+// Draining reports what SetDraining said last.
+func (n *Node) Draining() bool { return n.draining.Load() }
+
+// Failed is Local.Failed for a node.
+func (n *Node) Failed(now time.Time) { n.ejected.failed(now) }
+
+// Succeeded is Local.Succeeded for a node.
+func (n *Node) Succeeded() { n.ejected.succeeded() }
+
+// Target is what Pick chose: a local candidate, a node, or none (the zero
+// Target). It is a value; the methods need one that is not zero.
+type Target struct {
+	Local *Local
+	Node  *Node
+
+	load *load // of the node for this endpoint; nil: the node's own
+}
+
+// OK reports whether there is a target.
+func (t Target) OK() bool { return t.Local != nil || t.Node != nil }
+
+// Upstream is what carries a request for the endpoint to the target.
+func (t Target) Upstream(endpoint string) Upstream {
+	if t.Local != nil {
+		return t.Local.Upstream()
+	}
+	return t.Node.Upstream(endpoint)
+}
+
+// Begin counts a request in flight; each Begin needs its End on the same Target.
+func (t Target) Begin() { t.counter().begin() }
+
+// End undoes one Begin.
+func (t Target) End() { t.counter().end() }
+
+// Failed says that the target itself failed, not the request.
+func (t Target) Failed(now time.Time) {
+	if t.Local != nil {
+		t.Local.Failed(now)
+		return
+	}
+	t.Node.Failed(now)
+}
+
+// Succeeded ends the effect of earlier failures.
+func (t Target) Succeeded() {
+	if t.Local != nil {
+		t.Local.Succeeded()
+		return
+	}
+	t.Node.Succeeded()
+}
+
+func (t Target) counter() *load {
+	switch {
+	case t.Local != nil:
+		return &t.Local.load
+	case t.load != nil:
+		return t.load
+	}
+	return &t.Node.load
+}
+
+// maxTried bounds how many candidates one request may be given.
+const maxTried = 8
+
+// Tried is the set of candidates that one request was given already. The zero
+// value is empty. It belongs to one request and is not safe for concurrent use.
+// It holds 8; for a full set Pick finds no further target.
+type Tried struct {
+	targets [maxTried]Target
+	n       int
+}
+
+// Add puts a target into the set; the zero Target is ignored.
+func (t *Tried) Add(target Target) {
+	if target.OK() && t.n < maxTried && !t.Has(target) {
+		t.targets[t.n] = target
+		t.n++
+	}
+}
+
+// Has reports whether the same candidate was added.
+func (t *Tried) Has(target Target) bool {
+	return t.hasLocal(target.Local) || t.hasNode(target.Node)
+}
+
+// Len is the number of candidates in the set.
+func (t *Tried) Len() int { return t.n }
+
+func (t *Tried) hasLocal(l *Local) bool {
+	if t == nil || l == nil {
+		return false
+	}
+	for i := range t.n {
+		if t.targets[i].Local == l {
+			return true
+		}
+	}
+	return false
+}
+
+func (t *Tried) hasNode(n *Node) bool {
+	if t == nil || n == nil {
+		return false
+	}
+	for i := range t.n {
+		if t.targets[i].Node == n {
+			return true
+		}
+	}
+	return false
+}
+
+func (t *Tried) full() bool { return t != nil && t.n == maxTried }

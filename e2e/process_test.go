@@ -1,0 +1,286 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// process is a program that a test started. It is killed when the test ends, and what it
+// wrote is shown when the test failed.
+type process struct {
+	// Static after start.
+	t      testing.TB
+	name   string
+	cmd    *exec.Cmd
+	stdout string // path
+	stderr string // path
+	exited chan struct{}
+
+	// Written before exited is closed, then only read.
+	exitedAt time.Time
+}
+
+// start runs a program. Its output goes to files rather than pipes, so that nothing of what
+// it wrote before it died is lost and a slow test never blocks it.
+func start(t testing.TB, name string, env []string, path string, args ...string) *process {
+	t.Helper()
+	dir := t.TempDir()
+	p := &process{
+		t: t, name: name,
+		cmd:    exec.Command(path, args...),
+		stdout: filepath.Join(dir, "stdout"),
+		stderr: filepath.Join(dir, "stderr"),
+		exited: make(chan struct{}),
+	}
+	stdout, stderr := create(t, p.stdout), create(t, p.stderr)
+	defer stdout.Close()
+	defer stderr.Close()
+	p.cmd.Stdout, p.cmd.Stderr = stdout, stderr
+	p.cmd.Env = append(cleanEnvironment(), env...)
+	// Nothing of a test that crashed may go on holding ports.
+	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	if err := p.cmd.Start(); err != nil {
+		t.Fatalf("start %s: %v", name, err)
+	}
+	go p.reap()
+	t.Cleanup(p.cleanup)
+	return p
+}
+
+// cleanEnvironment is ours without what would change how piko behaves.
+func cleanEnvironment() []string {
+	var env []string
+	for _, v := range os.Environ() {
+		name, _, _ := strings.Cut(v, "=")
+		upper := strings.ToUpper(name)
+		if strings.HasPrefix(upper, "PIKO_") || strings.HasSuffix(upper, "_PROXY") || upper == "NOTIFY_SOCKET" {
+			continue
+		}
+		env = append(env, v)
+	}
+	return env
+}
+
+func create(t testing.TB, path string) *os.File {
+	t.Helper()
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
+	if err != nil {
+		t.Fatalf("create output file: %v", err)
+	}
+	return f
+}
+
+func (p *process) reap() {
+	_ = p.cmd.Wait() // the status is read from ProcessState
+	p.exitedAt = time.Now()
+	close(p.exited)
+}
+
+func (p *process) cleanup() {
+	_ = p.cmd.Process.Kill()
+	<-p.exited
+	if p.t.Failed() {
+		p.t.Logf("--- %s (%s), %v\n%s", p.name, strings.Join(p.cmd.Args, " "), p.cmd.ProcessState, tail(p.readOutput(), 60))
+	}
+}
+
+// tail returns the last n lines of s, each cut to a length that keeps a failure readable.
+func tail(s string, n int) string {
+	lines := strings.Split(strings.TrimSuffix(s, "\n"), "\n")
+	if cut := len(lines) - n; cut > 0 {
+		lines = append([]string{fmt.Sprintf("(%d earlier lines left out)", cut)}, lines[cut:]...)
+	}
+	for i, l := range lines {
+		if len(l) > 600 {
+			lines[i] = l[:600] + " ..."
+		}
+	}
+	return strings.Join(lines, "\n")
+}
+
+func (p *process) readOutput() string {
+	return string(readFile(p.t, p.stdout)) + string(readFile(p.t, p.stderr))
+}
+
+func readFile(t testing.TB, path string) []byte {
+	t.Helper()
+	b, err := os.ReadFile(path)
+	if err != nil {
+		t.Errorf("read output: %v", err)
+	}
+	return b
+}
+
+func (p *process) signal(sig syscall.Signal) {
+	p.t.Helper()
+	if err := p.cmd.Process.Signal(sig); err != nil {
+		p.t.Fatalf("send %v to %s: %v", sig, p.name, err)
+	}
+}
+
+// wait returns the exit status (-1 if a signal ended it) and fails the test if the process
+// is still there after the given time.
+func (p *process) wait(within time.Duration) int {
+	p.t.Helper()
+	select {
+	case <-p.exited:
+		return p.cmd.ProcessState.ExitCode()
+	case <-time.After(within):
+		p.t.Fatalf("%s has not ended within %v", p.name, within)
+		return -1
+	}
+}
+
+func (p *process) running() bool {
+	select {
+	case <-p.exited:
+		return false
+	default:
+		return true
+	}
+}
+
+// kill ends the process as kill -9 does and waits until it is gone.
+func (p *process) kill() {
+	p.t.Helper()
+	p.signal(syscall.SIGKILL)
+	p.wait(10 * time.Second)
+}
+
+// stop ends the process with SIGTERM and wants exit status 0.
+func (p *process) stop(within time.Duration) {
+	p.t.Helper()
+	p.signal(syscall.SIGTERM)
+	if code := p.wait(within); code != 0 {
+		p.t.Errorf("%s ended with status %d after SIGTERM, want 0", p.name, code)
+	}
+}
+
+// lines returns what the process has logged so far, a line at a time.
+func (p *process) lines() []string {
+	var lines []string
+	for l := range strings.Lines(string(readFile(p.t, p.stderr))) {
+		if strings.HasSuffix(l, "\n") || !p.running() { // the last line may still be on its way
+			lines = append(lines, strings.TrimSuffix(l, "\n"))
+		}
+	}
+	return lines
+}
+
+// waitLog waits for a log line that contains all of want (in any case) and returns it.
+func (p *process) waitLog(why string, want ...string) string {
+	p.t.Helper()
+	var found string
+	eventually(p.t, 5*time.Second, p.name+" logs "+why, func() error {
+		if lines := p.grep(want...); len(lines) > 0 {
+			found = lines[0]
+			return nil
+		}
+		return fmt.Errorf("no log line has all of %q", want)
+	})
+	return found
+}
+
+// grep returns the log lines that contain all of want, in any case.
+func (p *process) grep(want ...string) []string {
+	var found []string
+	for _, l := range p.lines() {
+		if containsAll(strings.ToLower(l), want) {
+			found = append(found, l)
+		}
+	}
+	return found
+}
+
+func containsAll(s string, want []string) bool {
+	for _, w := range want {
+		if !strings.Contains(s, strings.ToLower(w)) {
+			return false
+		}
+	}
+	return true
+}
+
+// checkLog wants every line that the process logged to be one JSON object without a control
+// byte, and none to be a stack trace: whatever clients send must not break the log.
+func (p *process) checkLog() {
+	p.t.Helper()
+	for i, l := range p.lines() {
+		if err := checkLogLine(l); err != nil {
+			p.t.Errorf("%s, log line %d: %v: %.300q", p.name, i+1, err, l)
+		}
+	}
+}
+
+func checkLogLine(line string) error {
+	if i := strings.IndexFunc(line, func(r rune) bool { return r < 0x20 || r >= 0x7f && r < 0xa0 }); i >= 0 {
+		return fmt.Errorf("raw control byte at %d", i)
+	}
+	if strings.ContainsAny(line, "\u2028\u2029\ufeff") {
+		return errors.New("raw line separator")
+	}
+	var fields map[string]any
+	d := json.NewDecoder(bytes.NewReader([]byte(line)))
+	if err := d.Decode(&fields); err != nil {
+		return fmt.Errorf("no JSON object: %w", err)
+	}
+	if d.More() {
+		return errors.New("more than one JSON object")
+	}
+	for _, key := range []string{"ts", "level", "subsystem", "msg"} {
+		if _, ok := fields[key].(string); !ok {
+			return fmt.Errorf("key %q is missing", key)
+		}
+	}
+	return nil
+}
+
+// memory returns a line of /proc/PID/status in bytes, such as VmHWM, the most resident
+// memory so far, or VmRSS.
+func (p *process) memory(key string) int64 {
+	p.t.Helper()
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.cmd.Process.Pid))
+	if err != nil {
+		p.t.Fatalf("read memory of %s: %v", p.name, err)
+	}
+	for l := range strings.Lines(string(status)) {
+		if rest, ok := strings.CutPrefix(l, key+":"); ok {
+			kib, err := strconv.ParseInt(strings.Fields(rest)[0], 10, 64)
+			if err != nil {
+				p.t.Fatalf("read memory of %s: %v", p.name, err)
+			}
+			return kib << 10
+		}
+	}
+	p.t.Fatalf("read memory of %s: no %s", p.name, key)
+	return 0
+}
+
+// eventually polls until check returns nil, and fails the test with its last error when that
+// never happens.
+func eventually(t testing.TB, within time.Duration, what string, check func() error) {
+	t.Helper()
+	deadline := time.Now().Add(within)
+	for {
+		err := check()
+		if err == nil {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("%s: not within %v: %v", what, within, err)
+		}
+		<-time.After(10 * time.Millisecond)
+	}
+}

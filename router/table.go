@@ -215,19 +215,19 @@ func (b *batch) publish() {
 	if b.next == nil {
 		return
 	}
-	s := b.shard
-	s.peak = max(s.peak, len(b.next))
-	if len(b.next) < s.peak/4 {
+	s, next := b.shard, b.next
+	s.peak = max(s.peak, len(next))
+	if len(next) < s.peak/4 {
 		// A map never shrinks, and its clone keeps the room.
-		small := make(map[string]*entry, len(b.next))
-		maps.Copy(small, b.next)
-		b.next, s.peak = small, len(small)
+		small := make(map[string]*entry, len(next))
+		maps.Copy(small, next)
+		next, s.peak = small, len(small)
 	}
-	if len(b.next) == 0 {
+	if len(next) == 0 {
 		s.entries.Store(nil)
 		return
 	}
-	s.entries.Store(&b.next)
+	s.entries.Store(&next)
 }
 
 // Endpoints returns the endpoints of this node's own tunnels with their number,

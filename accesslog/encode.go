@@ -1,0 +1,199 @@
+package accesslog
+
+import (
+	"log/slog"
+	"net/http"
+	"slices"
+	"strconv"
+	"time"
+)
+
+// timeFormat is v0.9.0's.
+const timeFormat = "2006-01-02T15:04:05.999Z07:00"
+
+// Bounds of a line. A request may have 1 MiB of headers.
+const (
+	maxValue       = 256     // bytes of one text
+	maxHeaderBytes = 8 << 10 // of one object of headers, about
+	maxHeaders     = 64      // names in one object
+	maxValues      = 8       // of one name
+)
+
+const redacted = "[redacted]"
+
+// encoder makes lines. It belongs to one call of Log at a time.
+type encoder struct {
+	buf   []byte
+	names [maxHeaders]string
+}
+
+func (k Kind) msg() string {
+	switch k {
+	case Opened:
+		return "connection opened"
+	case Closed:
+		return "connection closed"
+	}
+	return "request"
+}
+
+func levelName(level slog.Level) string {
+	switch {
+	case level < slog.LevelInfo:
+		return "debug"
+	case level < slog.LevelWarn:
+		return "info"
+	case level < slog.LevelError:
+		return "warn"
+	}
+	return "error"
+}
+
+func (r *Record) time() time.Time {
+	if r.Time.IsZero() {
+		return time.Now()
+	}
+	return r.Time
+}
+
+func (l *Logger) subsystem(r *Record) string {
+	if r.Subsystem != "" {
+		return r.Subsystem
+	}
+	return l.opt.Subsystem
+}
+
+// The keys are constants and need no escaping.
+func (e *encoder) raw(s string) { e.buf = append(e.buf, s...) }
+
+func (e *encoder) key(k string) {
+	e.buf = append(e.buf, ',', '"')
+	e.buf = append(e.buf, k...)
+	e.buf = append(e.buf, '"', ':')
+}
+
+func (e *encoder) str(k, v string) {
+	e.key(k)
+	e.buf = appendQuoted(e.buf, v)
+}
+
+func (e *encoder) optional(k, v string) {
+	if v != "" {
+		e.str(k, v)
+	}
+}
+
+func (e *encoder) num(k string, v int64) {
+	e.key(k)
+	e.buf = strconv.AppendInt(e.buf, v, 10)
+}
+
+func (e *encoder) json(l *Logger, r *Record) {
+	e.raw(`{"level":"`)
+	e.raw(levelName(l.level(r.Status)))
+	e.raw(`","ts":"`)
+	e.buf = r.time().AppendFormat(e.buf, timeFormat)
+	e.raw(`","subsystem":`)
+	e.buf = appendQuoted(e.buf, l.subsystem(r))
+	e.str("msg", r.Kind.msg())
+	e.raw(`,"request":{"proto":`)
+	e.buf = appendQuoted(e.buf, r.Proto)
+	e.str("method", r.Method)
+	e.str("host", r.Host)
+	e.str("path", r.Path)
+	e.key("request_headers")
+	e.headers(r.RequestHeader, &l.requests)
+	e.key("response_headers")
+	e.headers(r.ResponseHeader, &l.responses)
+	e.num("status", int64(r.Status))
+	e.outcome(r)
+	e.optional("endpoint", r.Endpoint)
+	e.optional("client", r.Client)
+	e.optional("node", r.Node)
+	e.optional("upstream", r.Upstream)
+	if r.Hop {
+		e.raw(`,"hop":true`)
+	}
+	e.optional("request_id", r.RequestID)
+	if r.Retries > 0 {
+		e.num("retries", int64(r.Retries))
+	}
+	e.optional("error", r.Err)
+	e.raw("}}\n")
+}
+
+// outcome is what a connection that has just opened does not have.
+func (e *encoder) outcome(r *Record) {
+	if r.Kind == Opened {
+		return
+	}
+	e.raw(`,"duration":"`)
+	e.buf = appendDuration(e.buf, r.Duration)
+	e.raw(`"`)
+	e.num("bytes_in", r.BytesIn)
+	e.num("bytes_out", r.BytesOut)
+}
+
+// headers writes the object of a header, in the order of the names.
+func (e *encoder) headers(h http.Header, f *filter) {
+	e.raw("{")
+	names, more := e.sorted(h, f)
+	start := len(e.buf)
+	for i, name := range names {
+		if len(e.buf)-start > maxHeaderBytes {
+			more += len(names) - i
+			break
+		}
+		if i > 0 {
+			e.raw(",")
+		}
+		e.buf = appendQuoted(e.buf, name)
+		e.raw(":[")
+		e.values(h[name], f.verdict(name))
+		e.raw("]")
+	}
+	if more > 0 {
+		if len(names) > 0 {
+			e.raw(",")
+		}
+		e.raw(`"...":["`)
+		e.buf = strconv.AppendInt(e.buf, int64(more), 10)
+		e.raw(` more"]`)
+	}
+	e.raw("}")
+	clear(names) // keep no request's strings
+}
+
+func (e *encoder) values(values []string, v verdict) {
+	for i, value := range values {
+		if i > 0 {
+			e.raw(",")
+		}
+		switch {
+		case i == maxValues:
+			e.raw(`"..."`)
+			return
+		case v == redact:
+			value = redacted
+		}
+		e.buf = appendQuoted(e.buf, value)
+	}
+}
+
+// sorted returns the names to show, and how many did not fit.
+func (e *encoder) sorted(h http.Header, f *filter) (names []string, more int) {
+	n := 0
+	for name := range h {
+		switch {
+		case f.verdict(name) == hide:
+		case n == maxHeaders:
+			more++
+		default:
+			e.names[n] = name
+			n++
+		}
+	}
+	names = e.names[:n]
+	slices.Sort(names)
+	return names, more
+}

@@ -1,0 +1,370 @@
+package tunnel
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"slices"
+	"sync"
+	"time"
+)
+
+// Why a session ended. Only the first means that nobody should come back.
+var (
+	// ErrClosedByUs is what a session ends with after Close or
+	// CloseWithGoAway at this end.
+	ErrClosedByUs = errors.New("tunnel closed")
+	// ErrClosedByPeer is an orderly end by the other side: a close frame or
+	// the end of its TCP stream.
+	ErrClosedByPeer = errors.New("tunnel closed by the peer")
+	// ErrDead is what a session ends with when not a byte has come from the
+	// peer for 15 s, although it was asked for one.
+	ErrDead = errors.New("tunnel dead: nothing heard from the peer")
+	// ErrNoControl is returned by what needs a control stream when the peer
+	// does not know of one, as those of v0.9.0.
+	ErrNoControl = errors.New("peer has no control stream")
+)
+
+// Limits and defaults of a session.
+const (
+	defaultStreamWindow = 512 << 10
+	minStreamWindow     = 256 << 10
+	maxStreamWindow     = 16 << 20
+	defaultMaxStreams   = 4096
+
+	// plainWindow is the window towards a peer without features: what v0.9.0
+	// has, which never saw another one.
+	plainWindow = 256 << 10
+
+	// maxBuffered is what a session may hold of bytes that nobody has read
+	// yet, over all its streams.
+	maxBuffered = 64 << 20
+
+	// upstreamBacklog is how many streams a node may have opened that the
+	// upstream has not accepted yet, as in default yamux.
+	upstreamBacklog = 256
+)
+
+// Codes of a GoAway frame. CodeReconnect is yamux's "internal error": a
+// v0.9.0 agent takes an orderly close for its own and exits, but comes back at
+// once when this frame stands before it.
+const (
+	CodeNormal    uint32 = 0
+	CodeReconnect uint32 = 2
+)
+
+// Options are the settings of a session. The zero value works.
+type Options struct {
+	// StreamWindow is how many bytes a peer may send on a stream before we
+	// read any of them: 256 KiB to 16 MiB, 0 means 512 KiB. A stream carries
+	// at most a window per round trip. Peers without features get 256 KiB.
+	StreamWindow int
+	// MaxStreams bounds the streams that are open at once; 0 means 4096.
+	MaxStreams int
+	// Logger gets what a peer did wrong, once a session. nil discards.
+	Logger *slog.Logger
+	// Wheel watches whether the peer is alive; nil means a timer of the
+	// session's own.
+	Wheel *Wheel
+	// Events are called when something happens to the session.
+	Events Events
+}
+
+// Events are told what the peer says and how the session ends. Each may be
+// nil. They are called from the session's goroutines, may be called before
+// Accept or Dial has returned, must not block, and must not call Close.
+type Events struct {
+	// Drain: the peer asks us to use the session no longer (at a node), or to
+	// move elsewhere (at an upstream).
+	Drain func(DrainMessage)
+	// Drained: the node has opened its last stream, which has this id (0 if
+	// there was none); its SYN has arrived.
+	Drained func(last uint32)
+	// Cluster: the number of nodes that are not draining.
+	Cluster func(nodes int)
+	// Weight: how much of the traffic the upstream wants, 0 to 100.
+	Weight func(w int)
+	// GoAway: a frame of that kind came. The peer takes no new streams.
+	GoAway func(code uint32)
+	// Closed: the session has ended, with what Err returns. It is the last
+	// event, and comes exactly once.
+	Closed func(err error)
+}
+
+// DrainMessage asks the peer to move its work.
+type DrainMessage struct {
+	// Reason is for the log; at most 200 bytes of it are sent.
+	Reason string
+	// ReconnectWithin is over what time the peers should spread their new
+	// tunnels; at most 10 minutes.
+	ReconnectWithin time.Duration
+}
+
+// Peer is what the other side said of itself when the tunnel was made. A node
+// sets NodeID and ClusterSize, an upstream Instance and Protocol; a v0.9.0 peer
+// sets none.
+type Peer struct {
+	NodeID      string
+	ClusterSize int
+	Instance    string
+	Protocol    string
+	Features    []string // what both sides speak
+}
+
+// Session is one tunnel: a mux over a WebSocket, the control stream if both
+// sides know it, and the watch over the peer's life. Its methods are safe for
+// concurrent use. It runs two goroutines at most, and for moments one for a
+// ping and one for what is to be said on the control stream.
+type Session struct {
+	// Static after construction.
+	c      *carrier
+	m      *mux
+	peer   Peer
+	events Events
+	ctl    *control // nil without the feature
+	wheel  *Wheel   // nil: timer is used
+	done   chan struct{}
+	wg     sync.WaitGroup // goroutines; Add only while mu is held and err is nil, or by a counted one
+
+	// Guarded by mu.
+	mu      sync.Mutex
+	err     error // why the session ended; nil while it lives
+	life    liveness
+	pinging bool
+	timer   *time.Timer
+
+	spoke wheelEntry // guarded by wheel.mu
+}
+
+// Accept answers the handshake of an upstream, whose request CheckHandshake has
+// let pass, and starts the session. When it returns the 101 is out and the
+// session runs by itself: the handler should return, so that net/http lets go
+// of what it holds. If it fails, the request has been answered or its
+// connection is gone.
+func Accept(w http.ResponseWriter, r *http.Request, reply Reply, opt Options) (*Session, error) {
+	hello := ReadHello(r)
+	c, err := acceptHandshake(w, r, reply)
+	if err != nil {
+		return nil, fmt.Errorf("accept tunnel: %w", err)
+	}
+	peer := Peer{Instance: hello.Instance, Protocol: hello.Protocol, Features: reply.Features}
+	return startSession(c, true, peer, opt), nil
+}
+
+// startSession takes over the carrier.
+func startSession(c *carrier, node bool, peer Peer, opt Options) *Session {
+	s := &Session{
+		c:      c,
+		peer:   peer,
+		events: opt.Events,
+		wheel:  opt.Wheel,
+		done:   make(chan struct{}),
+	}
+	withControl := slices.Contains(peer.Features, FeatureControl)
+	if withControl {
+		s.ctl = newControl(s)
+	}
+	s.m = newMux(c, node, opt.mux(node, peer, s.onGoAway))
+	s.wg.Go(s.runMux)
+	if withControl {
+		s.wg.Go(func() { s.ctl.run(node) })
+	}
+	s.watch(time.Now())
+	return s
+}
+
+// mux translates the options for the mux of a session.
+func (o Options) mux(node bool, peer Peer, onGoAway func(uint32)) muxOptions {
+	window := o.StreamWindow
+	if window == 0 {
+		window = defaultStreamWindow
+	}
+	if len(peer.Features) == 0 {
+		window = plainWindow
+	}
+	streams := o.MaxStreams
+	if streams <= 0 {
+		streams = defaultMaxStreams
+	}
+	allow := upstreamBacklog
+	if node {
+		allow = 0
+		if slices.Contains(peer.Features, FeatureControl) {
+			allow = 1
+		}
+	}
+	log := o.Logger
+	if log == nil {
+		log = slog.New(slog.DiscardHandler)
+	}
+	return muxOptions{
+		window:           min(max(window, minStreamWindow), maxStreamWindow),
+		maxStreams:       streams,
+		maxBuffered:      maxBuffered,
+		allowPeerStreams: allow,
+		onGoAway:         onGoAway,
+		log:              log,
+	}
+}
+
+// runMux is the session's read loop.
+func (s *Session) runMux() {
+	err := s.m.run()
+	switch {
+	case err == nil, errors.Is(err, io.EOF):
+		err = ErrClosedByPeer
+	default:
+		err = fmt.Errorf("run tunnel: %w", err)
+	}
+	s.end(err)
+}
+
+func (s *Session) onGoAway(code uint32) {
+	if s.events.GoAway != nil {
+		s.events.GoAway(code)
+	}
+}
+
+// Open opens a stream, which the peer may not have accepted when it returns.
+// Only the node opens streams. An error means that nothing was sent that the
+// peer could act on.
+func (s *Session) Open(ctx context.Context) (*Stream, error) { return s.m.open(ctx) }
+
+// Accept waits for a stream that the peer opened; it returns an error once the
+// session has ended. Only upstreams accept: the node's one peer stream is the
+// control stream, which is the session's own.
+func (s *Session) Accept() (*Stream, error) { return s.m.accept() }
+
+// NumStreams is the number of open streams, without the control stream.
+func (s *Session) NumStreams() int {
+	n := s.m.numStreams()
+	if s.ctl != nil && s.ctl.opened() {
+		n--
+	}
+	return max(n, 0)
+}
+
+// LastStreamID is the highest id of a stream that the node has opened.
+func (s *Session) LastStreamID() uint32 { return s.m.lastStreamID() }
+
+// Done is closed when the session has ended: no stream works any more. Its
+// goroutines may still be about to end; Close waits for them.
+func (s *Session) Done() <-chan struct{} { return s.done }
+
+// Err says why the session ended, nil while it lives: ErrClosedByUs,
+// ErrClosedByPeer, ErrDead, a *ProtocolError, or what the network said.
+func (s *Session) Err() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.err
+}
+
+// Close ends the session and all its streams at once, and waits for the
+// session's goroutines: about a second at most, if the peer reads nothing.
+func (s *Session) Close() error {
+	s.end(ErrClosedByUs)
+	s.wg.Wait()
+	return nil
+}
+
+// CloseWithGoAway is Close with a GoAway frame before it.
+func (s *Session) CloseWithGoAway(code uint32) error {
+	err := s.m.goAway(code)
+	s.Close()
+	return err
+}
+
+// GoAway tells the peer to open no more streams. It may be sent by either side;
+// what has been opened goes on.
+func (s *Session) GoAway(code uint32) error { return s.m.goAway(code) }
+
+// end is the one way a session ends; the first reason counts. It does not
+// block, and may be called by the session's own goroutines.
+func (s *Session) end(err error) {
+	s.mu.Lock()
+	if s.err != nil {
+		s.mu.Unlock()
+		return
+	}
+	s.err = err
+	if s.timer != nil {
+		s.timer.Stop()
+	}
+	// The counter is not 0: runMux calls end before it is done.
+	s.wg.Go(func() { s.closeCarrier(err) })
+	s.mu.Unlock()
+	if s.wheel != nil {
+		s.wheel.remove(s)
+	}
+	s.m.fail(err)
+	close(s.done)
+	if s.events.Closed != nil {
+		s.events.Closed(err)
+	}
+}
+
+// closeCarrier says goodbye to a peer that may hear it.
+func (s *Session) closeCarrier(err error) {
+	code := uint16(closeNormal)
+	if errors.Is(err, ErrClosedByUs) {
+		code = closeGoingAway
+	}
+	if bad, ok := errors.AsType[*ProtocolError](err); ok {
+		code = bad.closeCode()
+	}
+	s.c.close(code, "")
+}
+
+// Drain tells the peer that we want to move: at a node, please go elsewhere; at
+// an upstream, open no more streams to me. The control messages are queued, the
+// newest of a kind replaces an older one that was not sent yet, and none waits
+// for the network. They return ErrNoControl, or why the session ended.
+func (s *Session) Drain(m DrainMessage) error { return s.say(drainMessage(m)) }
+
+// Drained tells the upstream that no stream with an id above last will come.
+func (s *Session) Drained(last uint32) error {
+	return s.say(message{Type: typeDrained, Last: last})
+}
+
+// Cluster tells the upstream how many nodes are not draining.
+func (s *Session) Cluster(nodes int) error {
+	return s.say(message{Type: typeCluster, Nodes: nodes})
+}
+
+// Weight tells the node how much of the traffic we want, 0 to 100.
+func (s *Session) Weight(w int) error { return s.say(message{Type: typeWeight, Weight: &w}) }
+
+func (s *Session) say(m message) error {
+	if s.ctl == nil {
+		return ErrNoControl
+	}
+	s.ctl.send(m)
+	return s.Err()
+}
+
+// HasControl says whether the peer has a control stream.
+func (s *Session) HasControl() bool { return s.ctl != nil }
+
+// Peer is what the other side said of itself.
+func (s *Session) Peer() Peer { return s.peer }
+
+// RemoteAddr is the peer's address, or that of a proxy between.
+func (s *Session) RemoteAddr() net.Addr { return s.c.RemoteAddr() }
+
+// LocalAddr is our address of the connection.
+func (s *Session) LocalAddr() net.Addr { return s.c.LocalAddr() }
+
+// spawn runs f in a goroutine of the session, unless that has ended.
+func (s *Session) spawn(f func()) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.err != nil {
+		return false
+	}
+	s.wg.Go(f)
+	return true
+}

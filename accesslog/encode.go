@@ -8,8 +8,8 @@ import (
 	"time"
 )
 
-// timeFormat is v0.9.0's.
-const timeFormat = "2006-01-02T15:04:05.999Z07:00"
+// timeFormat is v0.9.0's, but of one width always.
+const timeFormat = "2006-01-02T15:04:05.000Z07:00"
 
 // Bounds of a line. A request may have 1 MiB of headers.
 const (

@@ -1,0 +1,122 @@
+// Package admin is what operators and their tools ask a node: is it healthy and
+// ready, what are its metrics, which endpoints does it serve, where does it
+// spend its time. It also has the client of that API, for the command line.
+//
+// It owns no state and no goroutine, and does not listen: main gives it funcs
+// that answer its questions and serves its Handler on the admin port. It knows
+// no other part of piko, only what they have to show.
+package admin
+
+import (
+	"encoding/json"
+	"iter"
+	"log/slog"
+	"net/http"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"piko/fault"
+)
+
+// Server answers the requests of the admin port. The fields are set before
+// Handler is called and not changed after; the funcs may be called by any
+// goroutine at any time and must be fast.
+type Server struct {
+	// Healthy answers /health; nil is always yes. It must not depend on other
+	// nodes: whoever asks restarts the process when the answer is no.
+	Healthy func() bool
+	// Ready answers /ready; nil is always yes. It is no before the node serves
+	// and from the start of its drain.
+	Ready func() bool
+	// Endpoints are the endpoints of the node's own upstreams with their
+	// number, in any order; nil is none.
+	Endpoints func() iter.Seq2[string, int]
+	// Gatherer has the metrics; nil serves none.
+	Gatherer prometheus.Gatherer
+	// Logger gets what goes wrong here; nil discards.
+	Logger *slog.Logger
+}
+
+// get is a route that is answered by GET and HEAD alone.
+type get struct {
+	path    string
+	handler http.HandlerFunc
+}
+
+// Handler returns the routes of the admin port. Any other path is 404 and any
+// other method 405, as JSON.
+func (s *Server) Handler() http.Handler {
+	mux := http.NewServeMux()
+	for _, r := range []get{
+		{"/health", probe(s.Healthy)},
+		{"/ready", probe(s.Ready)},
+		{"/status/upstream/endpoints", s.serveEndpoints},
+	} {
+		mux.Handle(r.path, methods(r.handler, http.MethodGet, http.MethodHead))
+	}
+	if s.Gatherer != nil {
+		mux.Handle("/metrics", methods(metricsHandler(s.Gatherer, s.log()), http.MethodGet, http.MethodHead))
+	}
+	addPprof(mux)
+	mux.HandleFunc("/", notFound)
+	return mux
+}
+
+func (s *Server) log() *slog.Logger {
+	if s.Logger == nil {
+		return slog.New(slog.DiscardHandler)
+	}
+	return s.Logger
+}
+
+// methods answers 405 to all other methods.
+func methods(h http.Handler, allowed ...string) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		for _, m := range allowed {
+			if r.Method == m {
+				h.ServeHTTP(w, r)
+				return
+			}
+		}
+		for _, m := range allowed {
+			w.Header().Add("Allow", m)
+		}
+		fault.Write(w, r, fault.MethodNotAllowed)
+	})
+}
+
+func notFound(w http.ResponseWriter, r *http.Request) {
+	fault.Write(w, r, fault.NotFound)
+}
+
+// probe answers 200 or 503 without a body, as v0.9.0 does.
+func probe(ok func() bool) http.HandlerFunc {
+	return func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Cache-Control", "no-store")
+		if ok != nil && !ok() {
+			w.WriteHeader(http.StatusServiceUnavailable)
+		}
+	}
+}
+
+// serveEndpoints answers {"endpoint": number of upstreams}.
+func (s *Server) serveEndpoints(w http.ResponseWriter, _ *http.Request) {
+	counts := make(map[string]int)
+	if s.Endpoints != nil {
+		for endpoint, n := range s.Endpoints() {
+			counts[endpoint] = n
+		}
+	}
+	s.writeJSON(w, counts)
+}
+
+// writeJSON answers a status request. The client may be gone, which is logged
+// at debug only.
+func (s *Server) writeJSON(w http.ResponseWriter, v any) {
+	w.Header().Set("Content-Type", "application/json; charset=utf-8")
+	w.Header().Set("Cache-Control", "no-store")
+	w.Header().Set("X-Content-Type-Options", "nosniff")
+	if err := json.NewEncoder(w).Encode(v); err != nil {
+		s.log().Debug("write status", "error", err)
+	}
+}

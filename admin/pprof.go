@@ -1,0 +1,67 @@
+package admin
+
+import (
+	"net"
+	"net/http"
+	"net/http/pprof"
+	"net/netip"
+	"strings"
+
+	"piko/fault"
+)
+
+// addPprof adds the routes of net/http/pprof, which answer to this machine
+// alone: a heap profile may show secrets, and a trace costs the node time.
+// "cmdline" is left out, since flags hold secrets too.
+func addPprof(mux *http.ServeMux) {
+	const prefix = "/debug/pprof/"
+	route := func(path string, h http.HandlerFunc, allowed ...string) {
+		mux.Handle(prefix+path, methods(loopbackOnly(h), allowed...))
+	}
+	route("{$}", pprof.Index, http.MethodGet, http.MethodHead)
+	route("profile", pprof.Profile, http.MethodGet)
+	route("trace", pprof.Trace, http.MethodGet)
+	route("symbol", pprof.Symbol, http.MethodGet, http.MethodPost)
+	for _, name := range []string{"allocs", "block", "goroutine", "heap", "mutex", "threadcreate"} {
+		route(name, pprof.Handler(name).ServeHTTP, http.MethodGet)
+	}
+}
+
+func loopbackOnly(h http.HandlerFunc) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		if !fromLoopback(r) {
+			fault.Write(w, r, &fault.Error{Code: fault.Forbidden, Detail: "only for requests from this machine: ask over a loopback address"})
+			return
+		}
+		h(w, r)
+	}
+}
+
+// fromLoopback reports whether a program on this machine asks for itself. A
+// proxy on this machine asks for others, which it says in a header; and a page
+// in a browser on this machine can point its own name at 127.0.0.1, but then
+// that name is the host that it asks for.
+func fromLoopback(r *http.Request) bool {
+	peer, err := netip.ParseAddrPort(r.RemoteAddr)
+	if err != nil || !peer.Addr().Unmap().IsLoopback() {
+		return false
+	}
+	for _, name := range []string{"Forwarded", "X-Forwarded-For", "X-Real-Ip", "Via"} {
+		if _, ok := r.Header[name]; ok {
+			return false
+		}
+	}
+	return isLoopbackHost(r.Host)
+}
+
+func isLoopbackHost(host string) bool {
+	if h, _, err := net.SplitHostPort(host); err == nil {
+		host = h
+	}
+	host = strings.TrimSuffix(strings.ToLower(host), ".")
+	if host == "localhost" || strings.HasSuffix(host, ".localhost") {
+		return true
+	}
+	addr, err := netip.ParseAddr(strings.Trim(host, "[]"))
+	return err == nil && addr.Unmap().IsLoopback()
+}

@@ -34,6 +34,19 @@ func wantCurl(t testing.TB, want string, args ...string) {
 	}
 }
 
+// inFlight starts a curl for each path, and returns when all of them are at the service.
+func inFlight(t testing.TB, s *server, o *origin, paths ...string) <-chan result {
+	t.Helper()
+	tool(t, "curl") // skip here, not in a goroutine
+	before := o.requests.Load()
+	answers := make(chan result, len(paths))
+	for _, path := range paths {
+		go func() { answers <- curl(t, "-H", to("e"), s.url(path)) }()
+	}
+	o.waitRequests(t, before+int64(len(paths)))
+	return answers
+}
+
 // to is the header that names the endpoint of a request, as curl takes it.
 func to(endpoint string) string { return "x-piko-endpoint: " + endpoint }
 

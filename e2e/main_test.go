@@ -13,8 +13,9 @@
 package e2e
 
 import (
-	"flag"
 	"fmt"
+	"io"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -24,9 +25,28 @@ import (
 // pikoBinary is the path of the program under test; set once by TestMain, then only read.
 var pikoBinary string
 
+// serveEnv makes the test binary be a service on the given address instead of running tests,
+// for a test that has to kill its service.
+const serveEnv = "PIKO_E2E_SERVE"
+
 func TestMain(m *testing.M) {
-	flag.Parse()
+	if addr := os.Getenv(serveEnv); addr != "" {
+		fmt.Fprintln(os.Stderr, http.ListenAndServe(addr, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			io.WriteString(w, "a service")
+		})))
+		os.Exit(1)
+	}
 	os.Exit(buildAndRun(m))
+}
+
+// testBinary is the path of the running program.
+func testBinary(t testing.TB) string {
+	t.Helper()
+	path, err := os.Executable()
+	if err != nil {
+		t.Fatalf("find the test binary: %v", err)
+	}
+	return path
 }
 
 // buildAndRun builds the program and runs the tests. PIKO_E2E_BINARY names a program that is

@@ -60,6 +60,17 @@ func startOrigin(t testing.TB, name string) *origin {
 	return o
 }
 
+// waitRequests waits until n requests have reached the service since it began.
+func (o *origin) waitRequests(t testing.TB, n int64) {
+	t.Helper()
+	eventually(t, 10*time.Second, fmt.Sprintf("%d requests are at the service", n), func() error {
+		if got := o.requests.Load(); got < n {
+			return fmt.Errorf("%d are", got)
+		}
+		return nil
+	})
+}
+
 func (o *origin) hello(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Content-Type", "text/plain")
 	io.WriteString(w, o.name)

@@ -4,6 +4,7 @@ package e2e
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -36,6 +37,12 @@ type process struct {
 // it wrote before it died is lost and a slow test never blocks it.
 func start(t testing.TB, name string, env []string, path string, args ...string) *process {
 	t.Helper()
+	return startLoggingTo(t, nil, name, env, path, args...)
+}
+
+// startLoggingTo is start with another standard error than the file that lines reads.
+func startLoggingTo(t testing.TB, other *os.File, name string, env []string, path string, args ...string) *process {
+	t.Helper()
 	dir := t.TempDir()
 	p := &process{
 		t: t, name: name,
@@ -47,7 +54,7 @@ func start(t testing.TB, name string, env []string, path string, args ...string)
 	stdout, stderr := create(t, p.stdout), create(t, p.stderr)
 	defer stdout.Close()
 	defer stderr.Close()
-	p.cmd.Stdout, p.cmd.Stderr = stdout, stderr
+	p.cmd.Stdout, p.cmd.Stderr = stdout, cmp.Or(other, stderr)
 	p.cmd.Env = append(cleanEnvironment(), env...)
 	// Nothing of a test that crashed may go on holding ports.
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
@@ -123,22 +130,22 @@ func readFile(t testing.TB, path string) []byte {
 	return b
 }
 
-func (p *process) signal(sig syscall.Signal) {
-	p.t.Helper()
+func (p *process) signal(t testing.TB, sig syscall.Signal) {
+	t.Helper()
 	if err := p.cmd.Process.Signal(sig); err != nil {
-		p.t.Fatalf("send %v to %s: %v", sig, p.name, err)
+		t.Fatalf("send %v to %s: %v", sig, p.name, err)
 	}
 }
 
 // wait returns the exit status (-1 if a signal ended it) and fails the test if the process
 // is still there after the given time.
-func (p *process) wait(within time.Duration) int {
-	p.t.Helper()
+func (p *process) wait(t testing.TB, within time.Duration) int {
+	t.Helper()
 	select {
 	case <-p.exited:
 		return p.cmd.ProcessState.ExitCode()
 	case <-time.After(within):
-		p.t.Fatalf("%s has not ended within %v", p.name, within)
+		t.Fatalf("%s has not ended within %v", p.name, within)
 		return -1
 	}
 }
@@ -153,18 +160,18 @@ func (p *process) running() bool {
 }
 
 // kill ends the process as kill -9 does and waits until it is gone.
-func (p *process) kill() {
-	p.t.Helper()
-	p.signal(syscall.SIGKILL)
-	p.wait(10 * time.Second)
+func (p *process) kill(t testing.TB) {
+	t.Helper()
+	p.signal(t, syscall.SIGKILL)
+	p.wait(t, 10*time.Second)
 }
 
 // stop ends the process with SIGTERM and wants exit status 0.
-func (p *process) stop(within time.Duration) {
-	p.t.Helper()
-	p.signal(syscall.SIGTERM)
-	if code := p.wait(within); code != 0 {
-		p.t.Errorf("%s ended with status %d after SIGTERM, want 0", p.name, code)
+func (p *process) stop(t testing.TB, within time.Duration) {
+	t.Helper()
+	p.signal(t, syscall.SIGTERM)
+	if code := p.wait(t, within); code != 0 {
+		t.Errorf("%s ended with status %d after SIGTERM, want 0", p.name, code)
 	}
 }
 
@@ -180,10 +187,10 @@ func (p *process) lines() []string {
 }
 
 // waitLog waits for a log line that contains all of want (in any case) and returns it.
-func (p *process) waitLog(why string, want ...string) string {
-	p.t.Helper()
+func (p *process) waitLog(t testing.TB, why string, want ...string) string {
+	t.Helper()
 	var found string
-	eventually(p.t, 5*time.Second, p.name+" logs "+why, func() error {
+	eventually(t, 5*time.Second, p.name+" logs "+why, func() error {
 		if lines := p.grep(want...); len(lines) > 0 {
 			found = lines[0]
 			return nil
@@ -249,22 +256,22 @@ func checkLogLine(line string) error {
 
 // memory returns a line of /proc/PID/status in bytes, such as VmHWM, the most resident
 // memory so far, or VmRSS.
-func (p *process) memory(key string) int64 {
-	p.t.Helper()
+func (p *process) memory(t testing.TB, key string) int64 {
+	t.Helper()
 	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.cmd.Process.Pid))
 	if err != nil {
-		p.t.Fatalf("read memory of %s: %v", p.name, err)
+		t.Fatalf("read memory of %s: %v", p.name, err)
 	}
 	for l := range strings.Lines(string(status)) {
 		if rest, ok := strings.CutPrefix(l, key+":"); ok {
 			kib, err := strconv.ParseInt(strings.Fields(rest)[0], 10, 64)
 			if err != nil {
-				p.t.Fatalf("read memory of %s: %v", p.name, err)
+				t.Fatalf("read memory of %s: %v", p.name, err)
 			}
 			return kib << 10
 		}
 	}
-	p.t.Fatalf("read memory of %s: no %s", p.name, key)
+	t.Fatalf("read memory of %s: no %s", p.name, key)
 	return 0
 }
 
@@ -284,3 +291,6 @@ func eventually(t testing.TB, within time.Duration, what string, check func() er
 		<-time.After(10 * time.Millisecond)
 	}
 }
+
+// errNotYet is for an eventually whose check has nothing more to say.
+var errNotYet = errors.New("not yet")

@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"sync"
 	"testing"
 	"time"
 )
@@ -143,4 +144,33 @@ func closeCode(b []byte) (int, error) {
 		b = b[head+n:]
 	}
 	return 0, fmt.Errorf("find a close frame: none, the rest is %x", b)
+}
+
+// rawService listens for as long as the test runs, and hands each connection to serve, which
+// owns it until it returns.
+func rawService(t testing.TB, serve func(*rawConn)) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatalf("listen: %v", err)
+	}
+	var wg sync.WaitGroup
+	t.Cleanup(func() {
+		l.Close()
+		wg.Wait()
+	})
+	wg.Go(func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			wg.Go(func() {
+				defer conn.Close()
+				conn.SetDeadline(time.Now().Add(30 * time.Second))
+				serve(&rawConn{Conn: conn, t: t, r: bufio.NewReader(conn)})
+			})
+		}
+	})
+	return l.Addr().String()
 }

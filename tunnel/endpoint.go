@@ -11,7 +11,10 @@ import (
 // maxEndpoint is the longest endpoint in bytes: that of a DNS name.
 const maxEndpoint = 253
 
-var errEndpointLength = errors.New("endpoint is longer than 253 bytes")
+var (
+	errEndpointLength = errors.New("endpoint is longer than 253 bytes")
+	errEndpointDots   = errors.New("endpoint is a step in a path")
+)
 
 // ParseEndpoint returns the canonical form of an endpoint's name, in lower
 // case: 1 to 253 bytes of a-z, 0-9 and "._~:@-". The error is a *fault.Error
@@ -34,6 +37,10 @@ func ParseEndpoint(s string) (string, error) {
 		default:
 			return "", fault.New(fault.InvalidEndpoint, fmt.Errorf("endpoint has the byte %q", c))
 		}
+	}
+	if s == "." || s == ".." {
+		// No handshake could name it: every mux and load balancer cleans paths.
+		return "", fault.New(fault.InvalidEndpoint, errEndpointDots)
 	}
 	if upper {
 		s = strings.ToLower(s)

@@ -1,0 +1,260 @@
+package tunnel
+
+import (
+	"encoding/binary"
+	"errors"
+	"io"
+	"os"
+	"time"
+	"unicode/utf8"
+)
+
+const (
+	// maxOddFrames is how many frames a second may carry (next to) nothing:
+	// control frames, empty ones, and fragments below oddFragment. They cost us
+	// as much as frames that carry something; an honest peer sends a few.
+	maxOddFrames = 1000
+	oddFragment  = 64
+)
+
+// A frameReader is the state of reading: bytes that arrived, and how far into
+// which frame they reach. A read that runs out of time changes none of it.
+type frameReader struct {
+	buf  []byte // buf[r:w] arrived and is not parsed
+	r, w int
+
+	left       uint64 // payload of the current data frame that is still to come
+	key        uint32 // its mask for the next byte
+	masked     bool
+	fin        bool // the current data frame is the last of its message
+	fragmented bool // a message was begun and its last frame has not come
+
+	oddSince time.Duration // start of the second in which odd counts
+	odd      int
+
+	err error // why reading ended, for good
+}
+
+// Read reads payload, straight into p where p is large. A close frame or an end
+// of the connection between messages is io.EOF, one within a message
+// io.ErrUnexpectedEOF; what the protocol forbids is a *ProtocolError, of which
+// the peer has been told.
+func (c *carrier) Read(p []byte) (int, error) {
+	f := &c.in
+	for f.err == nil {
+		if f.left > 0 {
+			if len(p) == 0 {
+				return 0, nil
+			}
+			n, err := c.readPayload(p)
+			if err != nil {
+				err = c.endRead(err)
+			}
+			if n > 0 || err != nil {
+				return n, err
+			}
+			continue
+		}
+		if err := c.nextFrame(); err != nil {
+			return 0, c.endRead(err)
+		}
+	}
+	return 0, f.err
+}
+
+// endRead remembers what ends the reading, and tells the peer if it is to blame.
+func (c *carrier) endRead(err error) error {
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		return err
+	}
+	if bad, ok := errors.AsType[*ProtocolError](err); ok {
+		c.sendClose(bad.closeCode(), bad.Reason, bad)
+	}
+	c.in.err = err
+	return err
+}
+
+// readPayload reads from the current data frame; n is 0 with a nil error when
+// the connection gave nothing.
+func (c *carrier) readPayload(p []byte) (n int, err error) {
+	f := &c.in
+	if uint64(len(p)) > f.left {
+		p = p[:f.left]
+	}
+	if f.r == f.w && len(p) >= len(f.buf) {
+		n, err = c.receive(p)
+		if n > 0 && f.masked {
+			f.key = maskBytes(p[:n], p[:n], f.key)
+		}
+	} else {
+		if f.r == f.w {
+			err = c.fill()
+		}
+		n = min(len(p), f.w-f.r)
+		if n > 0 && f.masked {
+			f.key = maskBytes(p[:n], f.buf[f.r:f.r+n], f.key)
+		} else {
+			copy(p, f.buf[f.r:f.r+n])
+		}
+		f.r += n
+	}
+	f.left -= uint64(n)
+	if n > 0 {
+		return n, nil // if there was an error, it comes again
+	}
+	if err == io.EOF {
+		err = io.ErrUnexpectedEOF
+	}
+	return 0, err
+}
+
+// nextFrame reads a header, and the whole frame if it is a control frame.
+func (c *carrier) nextFrame() error {
+	f := &c.in
+	h, size, err := parseHeader(f.buf[f.r:f.w])
+	if err != nil {
+		return err
+	}
+	need := size
+	if size > 0 && h.op >= opClose {
+		need += int(h.length) // at most 125
+	}
+	if size == 0 || f.w-f.r < need {
+		// An unmasked header must not be waited for: the peer may never send more.
+		if f.w-f.r >= 2 {
+			if err := c.checkMask(h); err != nil {
+				return err
+			}
+		}
+		if err := c.fill(); err != io.EOF || f.r == f.w && !f.fragmented {
+			return err
+		}
+		return io.ErrUnexpectedEOF
+	}
+	if err := c.checkMask(h); err != nil {
+		return err
+	}
+	payload := f.buf[f.r+size : f.r+need]
+	f.r += need
+	if h.op >= opClose {
+		return c.control(h, payload)
+	}
+	return c.startData(h)
+}
+
+// checkMask holds the peer to its role: RFC 6455, section 5.1.
+func (c *carrier) checkMask(h frameHeader) error {
+	switch {
+	case h.masked == !c.client:
+		return nil
+	case c.client:
+		return violation("a frame of the server is masked")
+	}
+	return violation("a frame of the client is not masked")
+}
+
+// startData begins a data frame.
+func (c *carrier) startData(h frameHeader) error {
+	f := &c.in
+	switch {
+	case h.op == opText:
+		return &ProtocolError{Reason: "a text message came where only binary ones are taken", CloseCode: closeUnsupported}
+	case h.op == opContinuation && !f.fragmented:
+		return violation("a continuation frame continues nothing")
+	case h.op == opBinary && f.fragmented:
+		return violation("a message began within another one")
+	}
+	f.left, f.key, f.masked = h.length, h.key, h.masked
+	whole := h.fin && !f.fragmented
+	f.fragmented = !h.fin
+	if h.length == 0 || !whole && h.length < oddFragment {
+		return c.countOdd()
+	}
+	return nil
+}
+
+// control answers a control frame.
+func (c *carrier) control(h frameHeader, payload []byte) error {
+	if err := c.countOdd(); err != nil {
+		return err
+	}
+	maskBytes(payload, payload, h.key)
+	switch h.op {
+	case opPing:
+		c.answerPing(payload)
+	case opClose:
+		return c.peerClosed(payload)
+	}
+	return nil
+}
+
+// peerClosed answers a close frame with its own code.
+func (c *carrier) peerClosed(payload []byte) error {
+	code := uint16(closeNormal)
+	if len(payload) == 1 {
+		return violation("a close frame has half a code")
+	}
+	if len(payload) >= 2 {
+		code = binary.BigEndian.Uint16(payload)
+		if !validCloseCode(code) {
+			return violation("a close frame has a code that none may send")
+		}
+		if !utf8.Valid(payload[2:]) {
+			return &ProtocolError{Reason: "a close frame's reason is not UTF-8", CloseCode: closeInvalidData}
+		}
+	}
+	c.sendClose(code, "", errClosedByOther)
+	return io.EOF
+}
+
+// validCloseCode follows RFC 6455, section 7.4, and the registry it founded.
+func validCloseCode(code uint16) bool {
+	switch {
+	case code < 1000, code == 1004, code == 1005, code == 1006:
+		return false
+	case code <= 1014, code >= 3000 && code <= 4999:
+		return true
+	}
+	return false
+}
+
+// countOdd counts a frame that carries nothing.
+func (c *carrier) countOdd() error {
+	f := &c.in
+	now := time.Duration(c.last.Load())
+	if now-f.oddSince >= time.Second {
+		f.oddSince, f.odd = now, 0
+	}
+	if f.odd++; f.odd > maxOddFrames {
+		return &ProtocolError{Reason: "more than 1000 control, empty or tiny frames in a second", CloseCode: closePolicy}
+	}
+	return nil
+}
+
+// fill reads more bytes behind those that wait in the buffer. Callers need no
+// more at once than the buffer holds.
+func (c *carrier) fill() error {
+	f := &c.in
+	if f.r > 0 {
+		f.w = copy(f.buf, f.buf[f.r:f.w])
+		f.r = 0
+	}
+	if f.w == 0 && len(f.buf) > readBuffer {
+		f.buf = make([]byte, readBuffer) // what came with the handshake was more
+	}
+	n, err := c.receive(f.buf[f.w:])
+	f.w += n
+	if n > 0 {
+		return nil // if there was an error, it comes again
+	}
+	return err
+}
+
+// receive reads from the connection. Any byte is life.
+func (c *carrier) receive(p []byte) (int, error) {
+	n, err := c.nc.Read(p)
+	if n > 0 {
+		c.last.Store(int64(time.Since(c.epoch)))
+	}
+	return n, err
+}

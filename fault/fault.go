@@ -70,7 +70,7 @@ func From(err error) *Error {
 	if err == nil {
 		return nil
 	}
-	if e, ok := errors.AsType[*Error](err); ok && e != nil {
+	if e, ok := errors.AsType[*Error](err); ok {
 		return e
 	}
 	if code, ok := errors.AsType[Code](err); ok {

@@ -4,7 +4,6 @@ package e2e
 
 import (
 	"encoding/json"
-	"fmt"
 	"io"
 	"net/http"
 	"strings"
@@ -53,14 +52,12 @@ func to(endpoint string) string { return "x-piko-endpoint: " + endpoint }
 // request sends one request over a connection of its own and returns the whole response.
 func request(t testing.TB, s *server, method, target, endpoint string, header ...string) (*http.Response, string) {
 	t.Helper()
-	raw := fmt.Sprintf("%s %s HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n", method, target)
+	lines := []string{method + " " + target + " HTTP/1.1", "Host: localhost", "Connection: close"}
 	if endpoint != "" {
-		raw += to(endpoint) + "\r\n"
+		lines = append(lines, to(endpoint))
 	}
-	for _, h := range header {
-		raw += h + "\r\n"
-	}
-	return sendRaw(t, s.proxy, raw+"\r\n")
+	lines = append(lines, header...)
+	return sendRaw(t, s.proxy, strings.Join(lines, "\r\n")+"\r\n\r\n")
 }
 
 // sendRaw sends bytes as they are, reads one response and its body, and closes.

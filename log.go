@@ -1,17 +1,117 @@
 package main
 
 import (
+	"cmp"
+	"context"
 	"io"
 	"log/slog"
+	"slices"
+	"strings"
 )
 
 // logConfig is the log.* section.
 type logConfig struct {
 	Level      string   `default:"info" enum:"debug,info,warn,error" help:"Lowest level to log: debug, info, warn or error."`
-	Subsystems []string `help:"Subsystems to log at every level." placeholder:"NAME"`
-	Format     string   `default:"json" enum:"json,text" help:"Log format: json, or text for people."`
+	Subsystems []string `placeholder:"NAME" help:"Subsystems to log at every level, whatever log.level is, by their exact names as the log shows them; an example is proxy,upstream. May be repeated."`
+	Format     string   `default:"json" enum:"json,text" help:"Format of log lines: json for machines, text for people."`
 }
 
-func newLogger(w io.Writer, cfg logConfig) *slog.Logger {
-	return slog.New(slog.NewJSONHandler(w, nil))
+// slogLevel is the level that c asks for.
+func (c logConfig) slogLevel() slog.Level { return parseLevel(c.Level) }
+
+// parseLevel maps what the enum of a level flag lets through.
+func parseLevel(s string) slog.Level {
+	var l slog.Level
+	_ = l.UnmarshalText([]byte(cmp.Or(s, "info")))
+	return l
+}
+
+// subsystemKey is the attribute that says which part of piko logged a line.
+const subsystemKey = "subsystem"
+
+// newLogger writes lines to w in the shape that v0.9.0 gave them: keys level
+// (lower case), ts, subsystem and msg. level may be set at any time, by anyone.
+func newLogger(w io.Writer, cfg logConfig, level *slog.LevelVar) *slog.Logger {
+	level.Set(cfg.slogLevel())
+	opt := &slog.HandlerOptions{Level: slog.LevelDebug, ReplaceAttr: renameLogKeys}
+	var out slog.Handler = slog.NewJSONHandler(w, opt)
+	if cfg.Format == "text" {
+		out = slog.NewTextHandler(w, opt)
+	}
+	return slog.New(&logHandler{out: out, plain: out, level: level, always: cfg.Subsystems})
+}
+
+// renameLogKeys turns slog's time and level into v0.9.0's.
+func renameLogKeys(groups []string, a slog.Attr) slog.Attr {
+	if len(groups) > 0 {
+		return a
+	}
+	switch {
+	case a.Key == slog.TimeKey && a.Value.Kind() == slog.KindTime:
+		return slog.String("ts", a.Value.Time().Format("2006-01-02T15:04:05.000Z07:00"))
+	case a.Key == slog.LevelKey:
+		if level, ok := a.Value.Any().(slog.Level); ok {
+			return slog.String(slog.LevelKey, strings.ToLower(level.String()))
+		}
+	}
+	return a
+}
+
+// logHandler decides by level and subsystem what is logged, and keeps one
+// subsystem attribute a line, the last one that was set, in front of the others.
+// Static after construction, but for the level.
+type logHandler struct {
+	out    slog.Handler // writes; has the subsystem and attrs
+	level  *slog.LevelVar
+	always []string // subsystems that are logged at every level
+
+	subsystem string
+	plain     slog.Handler // out as it was before any attribute
+	attrs     []slog.Attr  // of this logger, without the subsystem
+	grouped   bool         // a group is open: attributes are no longer ours
+}
+
+// Enabled is asked before every line: it takes no lock.
+func (h *logHandler) Enabled(_ context.Context, l slog.Level) bool {
+	return l >= h.level.Level() || h.subsystem != "" && slices.Contains(h.always, h.subsystem)
+}
+
+func (h *logHandler) Handle(ctx context.Context, r slog.Record) error {
+	return h.out.Handle(ctx, r)
+}
+
+func (h *logHandler) WithAttrs(attrs []slog.Attr) slog.Handler {
+	next := *h
+	if h.grouped {
+		next.out = h.out.WithAttrs(attrs)
+		return &next
+	}
+	next.attrs = slices.Clone(h.attrs)
+	for _, a := range attrs {
+		if a.Key == subsystemKey {
+			next.subsystem = a.Value.String()
+			continue
+		}
+		next.attrs = append(next.attrs, a)
+	}
+	next.out = h.plain
+	if next.subsystem != "" {
+		next.out = next.out.WithAttrs([]slog.Attr{slog.String(subsystemKey, next.subsystem)})
+	}
+	if len(next.attrs) > 0 {
+		next.out = next.out.WithAttrs(next.attrs)
+	}
+	return &next
+}
+
+func (h *logHandler) WithGroup(name string) slog.Handler {
+	next := *h
+	next.out = h.out.WithGroup(name)
+	next.grouped = true
+	return &next
+}
+
+// subsystem is log with the name of the part that it is for.
+func subsystem(log *slog.Logger, name string) *slog.Logger {
+	return log.With(slog.String(subsystemKey, name))
 }

@@ -14,6 +14,8 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"slices"
+	"strings"
 	"sync/atomic"
 	"syscall"
 
@@ -30,8 +32,29 @@ const (
 // cli is the whole command line; each command is a struct with
 // Run(*process) error in the file of its name.
 type cli struct {
-	Server serverCmd `cmd:"" help:"Run a server node, or ask a running one for its status."`
+	Help        helpFlag    `short:"h" flagonly:"" help:"Show the flags, defaults and examples of a command."`
+	ShowVersion versionFlag `name:"version" flagonly:"" help:"Print the version."`
+
+	Server     serverCmd     `cmd:"" help:"Run a server node, or ask a running one for its status."`
+	Agent      agentCmd      `cmd:"" help:"Make local services reachable through a server."`
+	Demo       demoCmd       `cmd:"" help:"Show the whole thing: a server, an agent and a service in this process, and requests through them."`
+	Bench      benchCmd      `cmd:"" help:"Measure a server."`
+	Config     configCmd     `cmd:"" help:"Work with configuration files."`
+	Completion completionCmd `cmd:"" help:"Print a completion script for a shell."`
+	Version    versionCmd    `cmd:"" help:"Print the version."`
 }
+
+const cliHelp = `piko lets services be reached that cannot be routed to: an agent next to the
+service opens an outbound-only tunnel to a server, and clients send their
+requests to the server, naming the endpoint in a header or in the host name.
+
+  piko server                                          # ports 8000, 8001 and 8002
+  piko agent http my-endpoint 3000                     # service on localhost:3000
+  curl -H 'x-piko-endpoint: my-endpoint' http://localhost:8000/
+
+Every flag may also be given as an environment variable (--proxy.timeout is
+PIKO_PROXY_TIMEOUT), and most in a YAML file (--config.path). A flag wins over
+the environment, the environment over the file, the file over the default.`
 
 // process is what a command gets from the process around it, so that tests and
 // the demo run the same code as main. The fields are static once run has them.
@@ -41,12 +64,13 @@ type process struct {
 	stdout, stderr io.Writer
 	signals        <-chan os.Signal // nil: none arrive
 
-	log atomic.Pointer[slog.Logger] // the command's logger, once it has one
+	log   atomic.Pointer[slog.Logger] // the command's logger, once it has one
+	level slog.LevelVar               // of that logger; may be set while the command runs
 }
 
 // logger makes the command's logger, to stderr as cfg says.
 func (p *process) logger(cfg logConfig) *slog.Logger {
-	log := newLogger(p.stderr, cfg)
+	log := newLogger(p.stderr, cfg, &p.level)
 	p.log.Store(log)
 	return log
 }
@@ -77,7 +101,7 @@ func run(args []string, p *process) int {
 	p.ctx = ctx
 
 	command, err := parse(args, p)
-	if err != nil || command == nil {
+	if err != nil {
 		return report(p.stderr, err)
 	}
 	done := make(chan error, 1)
@@ -89,7 +113,7 @@ func run(args []string, p *process) int {
 		case sig := <-p.signals:
 			if ctx.Err() != nil {
 				if log := p.log.Load(); log != nil {
-					log.Error("killed by a second signal", "signal", sig.String())
+					log.Error("killed by a second signal: what was in flight is cut", "signal", sig.String())
 				}
 				return exitFailure
 			}
@@ -98,14 +122,45 @@ func run(args []string, p *process) int {
 	}
 }
 
-// parse turns args into the selected command; nil without an error means that
-// nothing is left to do (help was printed).
+// parse turns args, the environment and the file that they name into the
+// selected command with its values. Its errors are *usageError, but for
+// errHelpShown: nothing is left to do.
 func parse(args []string, p *process) (*kong.Context, error) {
-	k, err := kong.New(&cli{}, kong.Name("piko"), kong.Writers(p.stdout, p.stderr))
+	s := &settings{getenv: p.getenv}
+	k, err := newParser(p, s)
 	if err != nil {
 		return nil, err
 	}
-	return k.Parse(args)
+	if len(args) > 0 && args[0] == "help" {
+		args = append(slices.Clone(args[1:]), "--help")
+	}
+	ctx, err := k.Parse(args)
+	if _, ok := errors.AsType[errHelpShown](err); ok {
+		return nil, errHelpShown{}
+	}
+	if wrong := s.err(); wrong != nil {
+		return nil, &usageError{err: wrong}
+	}
+	if err != nil {
+		return nil, &usageError{err: err, try: helpOf(k, err)}
+	}
+	return ctx, nil
+}
+
+func newParser(p *process, s *settings) (*kong.Kong, error) {
+	return kong.New(&cli{}, kong.Name("piko"), kong.Description(cliHelp), kong.NoDefaultHelp(),
+		kong.Writers(p.stdout, p.stderr), kong.Resolvers(s), durationMapper())
+}
+
+// helpOf is the command line that shows the help on what err is about.
+func helpOf(k *kong.Kong, err error) string {
+	node := k.Model.Node
+	if parse, ok := errors.AsType[*kong.ParseError](err); ok {
+		if selected := parse.Context.Selected(); selected != nil {
+			node = visible(selected)
+		}
+	}
+	return node.FullPath() + " --help"
 }
 
 // usageError is a mistake in how piko was called or configured.
@@ -119,15 +174,18 @@ func (e *usageError) Unwrap() error { return e.err }
 
 // report writes err for a person and returns the exit status that it means.
 func report(w io.Writer, err error) int {
-	if err == nil {
+	if _, ok := errors.AsType[errHelpShown](err); ok || err == nil {
 		return exitOK
 	}
-	fmt.Fprintf(w, "piko: %v\n", err)
-	if usage, ok := errors.AsType[*usageError](err); ok {
-		if usage.try != "" {
-			fmt.Fprintf(w, "Try: %s\n", usage.try)
-		}
-		return exitUsage
+	for line := range strings.Lines(err.Error()) {
+		fmt.Fprintf(w, "piko: %s\n", strings.TrimRight(line, "\n"))
 	}
-	return exitFailure
+	usage, ok := errors.AsType[*usageError](err)
+	if !ok {
+		return exitFailure
+	}
+	if usage.try != "" {
+		fmt.Fprintf(w, "Try: %s\n", usage.try)
+	}
+	return exitUsage
 }

@@ -1,45 +1,142 @@
 package main
 
 import (
+	"errors"
+	"fmt"
 	"io"
 	"time"
 
 	"github.com/alecthomas/kong"
+
+	"piko/accesslog"
 )
 
 // serverConfig is everything that one node can be told; defaultServerConfig
-// gives the defaults.
+// gives the defaults, which stand in the tags and nowhere else.
 type serverConfig struct {
-	Proxy    proxyConfig    `embed:"" prefix:"proxy."`
-	Upstream upstreamConfig `embed:"" prefix:"upstream."`
-	Admin    adminConfig    `embed:"" prefix:"admin."`
-	Log      logConfig      `embed:"" prefix:"log."`
+	Proxy    proxyConfig    `embed:"" prefix:"proxy." group:"Proxy port, for clients"`
+	Upstream upstreamConfig `embed:"" prefix:"upstream." group:"Upstream port, for agents"`
+	Admin    adminConfig    `embed:"" prefix:"admin." group:"Admin port, for operators"`
+	Cluster  clusterConfig  `embed:"" prefix:"cluster." group:"Node"`
+	Log      logConfig      `embed:"" prefix:"log." group:"Log"`
 
-	GracePeriod   time.Duration `default:"1m" help:"..."`
-	ShutdownDelay time.Duration `default:"0s" help:"..."`
+	GracePeriod   time.Duration `default:"1m" group:"Shutdown" help:"How long a shutdown may take: requests in flight and open streams that have not ended by then are cut, and counted in the log. Includes shutdown-delay."`
+	ShutdownDelay time.Duration `default:"0s" group:"Shutdown" help:"How long the node goes on taking new connections after /ready has begun to say no. Set it above the interval at which the load balancer checks."`
 
 	// AccessOut is where access-log lines go; nil is nowhere.
 	AccessOut io.Writer `kong:"-"`
 }
 
+// proxyConfig is the proxy.* section.
 type proxyConfig struct {
-	BindAddr string        `default:":8000" help:"..."`
-	Timeout  time.Duration `default:"30s" help:"..."`
+	BindAddr  bindAddr        `default:":8000" help:"Address to listen on for clients."`
+	Timeout   time.Duration   `default:"30s" help:"How long a service may take from the last byte of a request to the first of its response; then the client gets 504. Never ends a response that has begun, an upgraded connection or gRPC. 0s is no limit."`
+	AccessLog accessLogConfig `embed:"" prefix:"access-log." group:"Access log"`
+	HTTP      proxyHTTPConfig `embed:"" prefix:"http."`
 }
 
+// proxyHTTPConfig is the proxy.http.* section.
+type proxyHTTPConfig struct {
+	ReadTimeout       time.Duration `default:"5m" help:"Ends a request whose body has a Content-Length and of which the client sent nothing for this long. It is not a limit for the whole request. 0s is no limit."`
+	ReadHeaderTimeout time.Duration `default:"10s" help:"How long a client may take to send the header of a request."`
+	WriteTimeout      time.Duration `default:"5m" help:"Ends a response of which the client read nothing for this long while bytes were waiting for it. It is not a limit for the whole response. 0s is no limit."`
+	IdleTimeout       time.Duration `default:"5m" help:"How long a client's connection is kept open between requests. Set it above the load balancer's own."`
+	MaxHeaderBytes    byteSize      `default:"1MiB" help:"Largest header of a request; beyond it the client gets 431."`
+}
+
+// accessLogConfig is an access_log section, of the server or of a listener.
+type accessLogConfig struct {
+	Level           string             `default:"info" enum:"debug,info,warn,error" help:"Level of access-log lines. Responses of 500 and above are at least warn. Lines below log.level are not written."`
+	Disable         bool               `help:"Write no access log."`
+	RequestHeaders  headerFilterConfig `embed:"" prefix:"request-headers."`
+	ResponseHeaders headerFilterConfig `embed:"" prefix:"response-headers."`
+}
+
+// headerFilterConfig chooses headers for the access log.
+type headerFilterConfig struct {
+	AllowList []string `placeholder:"NAME" help:"Headers to log; others are left out. Not together with the block list. May be repeated."`
+	BlockList []string `placeholder:"NAME" help:"Headers to leave out of the log; others are logged, those with credentials as [redacted]. Not together with the allow list. May be repeated."`
+}
+
+// upstreamConfig is the upstream.* section.
 type upstreamConfig struct {
-	BindAddr string `default:":8001" help:"..."`
+	BindAddr     bindAddr `default:":8001" help:"Address to listen on for agents and SDK listeners. It may stand behind an HTTP load balancer that knows WebSocket."`
+	StreamWindow byteSize `default:"512KiB" help:"Bytes of a response that may be on their way from an agent, or wait here for a slow client, 256KiB to 16MiB. One stream carries at most a window per round trip: 512KiB is 25 MB/s at 20 ms."`
 }
 
+// adminConfig is the admin.* section.
 type adminConfig struct {
-	BindAddr string `default:":8002" help:"..."`
+	BindAddr bindAddr `default:":8002" help:"Address to listen on for /health, /ready, /metrics, /status and /debug/pprof. Keep it off the internet."`
+}
+
+// clusterConfig is the cluster.* section.
+type clusterConfig struct {
+	NodeID       nodeID `name:"node-id" placeholder:"ID" help:"Name of this node in logs and metrics. Made at random when not given."`
+	NodeIDPrefix nodeID `name:"node-id-prefix" placeholder:"PREFIX" help:"Prefix of the random node ID, such as the host's name and a dash."`
+}
+
+// accessLog is what the package of that name calls it.
+func (c accessLogConfig) accessLog() accesslog.Config {
+	return accesslog.Config{
+		Level:           parseLevel(c.Level),
+		Disable:         c.Disable,
+		RequestHeaders:  accesslog.HeaderFilter{Allow: c.RequestHeaders.AllowList, Block: c.RequestHeaders.BlockList},
+		ResponseHeaders: accesslog.HeaderFilter{Allow: c.ResponseHeaders.AllowList, Block: c.ResponseHeaders.BlockList},
+	}
+}
+
+// check says what is wrong with the filters; section is what to call c.
+func (c accessLogConfig) check(section string) error {
+	cfg := c.accessLog()
+	if err := cfg.RequestHeaders.Validate(); err != nil {
+		return fmt.Errorf("%srequest-headers: %w", section, err)
+	}
+	if err := cfg.ResponseHeaders.Validate(); err != nil {
+		return fmt.Errorf("%sresponse-headers: %w", section, err)
+	}
+	return nil
+}
+
+// Bounds of a stream's window: yamux knows none below the first.
+const (
+	minStreamWindow = 256 << 10
+	maxStreamWindow = 16 << 20
+)
+
+// check finds what no single value shows.
+func (c *serverConfig) check() error {
+	var errs []error
+	if w := c.Upstream.StreamWindow; w < minStreamWindow || w > maxStreamWindow {
+		errs = append(errs, fmt.Errorf("--upstream.stream-window: %d bytes; use 256KiB to 16MiB", w))
+	}
+	if n := c.Proxy.HTTP.MaxHeaderBytes; n < 4<<10 {
+		errs = append(errs, fmt.Errorf("--proxy.http.max-header-bytes: %d bytes; use 4KiB or more", n))
+	}
+	if c.Proxy.HTTP.ReadHeaderTimeout == 0 {
+		errs = append(errs, errors.New("--proxy.http.read-header-timeout: 0s would let one client hold connections for ever; use a second or more"))
+	}
+	if c.ShutdownDelay > 0 && c.ShutdownDelay >= c.GracePeriod {
+		errs = append(errs, fmt.Errorf("--shutdown-delay: %v leaves nothing of the grace period of %v; use less, or a longer --grace-period", c.ShutdownDelay, c.GracePeriod))
+	}
+	if c.Cluster.NodeID != "" && c.Cluster.NodeIDPrefix != "" {
+		errs = append(errs, errors.New("--cluster.node-id-prefix: is for random IDs; give it or --cluster.node-id, not both"))
+	}
+	errs = append(errs, c.Proxy.AccessLog.check("--proxy.access-log."))
+	if err := errors.Join(errs...); err != nil {
+		return &usageError{err: err}
+	}
+	return nil
 }
 
 // defaultServerConfig is the configuration of `piko server` without flags,
 // environment and file. Tests and the demo start from it and bind to port 0.
 func defaultServerConfig() serverConfig {
 	var cfg serverConfig
-	if _, err := kong.Must(&cfg).Parse(nil); err != nil {
+	k, err := kong.New(&cfg, durationMapper())
+	if err == nil {
+		_, err = k.Parse(nil)
+	}
+	if err != nil {
 		panic(err) // the defaults are constants of this package
 	}
 	return cfg

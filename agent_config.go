@@ -1,0 +1,146 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"piko/agent"
+	"piko/tunnel"
+)
+
+// agentConfig is what agents of every kind can be told, by flags or file.
+type agentConfig struct {
+	Connect connectConfig     `embed:"" prefix:"connect." group:"Server to connect to"`
+	Server  agentServerConfig `embed:"" prefix:"server." group:"Metrics"`
+	Log     logConfig         `embed:"" prefix:"log." group:"Log"`
+	Config  configFlags       `embed:"" prefix:"config."`
+
+	GracePeriod time.Duration `default:"1m" group:"Shutdown" help:"How long a shutdown may take: requests in flight that have not ended by then are cut, and counted in the log."`
+
+	// Listeners are in the file only.
+	Listeners []listenerConfig `kong:"-"`
+}
+
+// connectConfig is the connect.* section.
+type connectConfig struct {
+	URL      serverURL       `name:"url" default:"http://localhost:8001" help:"URL of the server's upstream port, or of a load balancer in front of it: http, https, ws or wss. A path is kept as a prefix."`
+	Token    string          `placeholder:"JWT" help:"Token that allows to listen. Prefer the environment variable: other users of the machine see command lines."`
+	TenantID string          `name:"tenant-id" placeholder:"ID" help:"Tenant that the token belongs to."`
+	Timeout  time.Duration   `default:"30s" help:"How long to try to connect a listener for the first time before giving up on it. One that was connected once never gives up. 0s tries for ever."`
+	ProxyURL forwardProxyURL `name:"proxy-url" help:"Proxy to connect through: http, https or socks5. When not given, HTTPS_PROXY, HTTP_PROXY and NO_PROXY of the environment hold."`
+	TLS      clientTLSConfig `embed:"" prefix:"tls."`
+}
+
+// agentServerConfig is the server.* section of an agent.
+type agentServerConfig struct {
+	Enabled  bool     `help:"Serve the agent's own metrics at /metrics."`
+	BindAddr bindAddr `default:":5000" help:"Address to serve metrics on."`
+}
+
+// listenerOptions are what `agent http` has as flags, and each of the file's
+// listeners as keys.
+type listenerOptions struct {
+	AccessLog  accessLogConfig  `embed:"" prefix:"access-log." group:"Access log"`
+	Timeout    time.Duration    `default:"10s" group:"Service" help:"How long connecting to the service may take. How long it may take to answer is the server's --proxy.timeout."`
+	HTTPClient httpClientConfig `embed:"" prefix:"http-client." group:"Service"`
+}
+
+// httpClientConfig is the http_client section of a listener.
+type httpClientConfig struct {
+	KeepAliveTimeout   time.Duration `default:"30s" help:"Interval of TCP keepalive probes to the service. 0s is none."`
+	IdleConnTimeout    time.Duration `default:"90s" help:"How long an unused connection to the service is kept. Best below the service's own idle time-out. 0s is for ever."`
+	MaxIdleConns       int           `default:"0" help:"Unused connections to keep to the service. 0 is as many as were busy at once lately, -1 no limit (write =-1)."`
+	DisableCompression bool          `hidden:"" help:"Accepted for the sake of v0.9.0 configurations: piko never adds compression."`
+}
+
+// listenerConfig is one entry of the file's listeners.
+type listenerConfig struct {
+	EndpointID string `name:"endpoint-id"`
+	Addr       string
+	Protocol   string `default:"http" enum:"http,tcp"`
+	listenerOptions
+	TLS clientTLSConfig `embed:"" prefix:"tls."`
+}
+
+func (c *agentConfig) sections() []string { return []string{"listeners"} }
+
+// decodeSection implements fileSections.
+func (c *agentConfig) decodeSection(path, key string, n *yamlNode) error {
+	c.Listeners = nil
+	if n.kind == yamlNull {
+		return nil
+	}
+	if n.kind != yamlList {
+		return &lineError{path, n.line, fmt.Errorf("%s: found %v where a list is expected; begin each listener with a dash", key, n.kind)}
+	}
+	var errs []error
+	for i, item := range n.items {
+		var l listenerConfig
+		name := fmt.Sprintf("%s[%d]", key, i)
+		if err := decodeStruct(path, name, item, &l); err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		if err := l.check(); err != nil {
+			errs = append(errs, &lineError{path, item.line, fmt.Errorf("%s.%w", name, err)})
+		}
+		c.Listeners = append(c.Listeners, l)
+	}
+	return errors.Join(errs...)
+}
+
+// check finds what no single value shows; errors begin with the key.
+func (l *listenerConfig) check() error {
+	if _, err := tunnel.ParseEndpoint(l.EndpointID); err != nil {
+		return fmt.Errorf("endpoint_id: %w", endpointError(l.EndpointID, err))
+	}
+	if l.Addr == "" {
+		return errors.New("addr: missing; give the service's port, host:port or URL")
+	}
+	if l.Protocol == "tcp" {
+		return errors.New("protocol: tcp listeners are not supported yet; take this one away or use http")
+	}
+	return l.AccessLog.check("access-log.")
+}
+
+// endpointError says what an endpoint may look like.
+func endpointError(name string, err error) error {
+	if name == "" {
+		return errors.New("missing; give a name, such as my-endpoint")
+	}
+	return fmt.Errorf("%.80q: %w; use 1 to 253 letters, digits and . _ ~ : @ -", name, err)
+}
+
+// listener is what the agent calls it. name is what errors call its TLS options.
+func (l *listenerConfig) listener(name string) (agent.Listener, error) {
+	tlsConfig, err := l.TLS.load(name + "tls.")
+	if err != nil {
+		return agent.Listener{}, err
+	}
+	out := agent.Listener{
+		Endpoint:    l.EndpointID,
+		Addr:        l.Addr,
+		AccessLog:   l.AccessLog.accessLog(),
+		DialTimeout: l.Timeout,
+		KeepAlive:   zeroIsOff(l.HTTPClient.KeepAliveTimeout),
+		IdleTimeout: zeroIsOff(l.HTTPClient.IdleConnTimeout),
+		MaxIdle:     l.HTTPClient.MaxIdleConns,
+		TLS:         tlsConfig,
+	}
+	if out.MaxIdle < 0 {
+		out.MaxIdle = unlimitedIdle
+	}
+	return out, nil
+}
+
+// unlimitedIdle is more than a machine has ports for connections to one service.
+const unlimitedIdle = 1 << 16
+
+// zeroIsOff maps a flag's 0 to what the agent calls off; its own 0 is a default.
+func zeroIsOff(d time.Duration) time.Duration {
+	if d == 0 {
+		return -1
+	}
+	return d
+}

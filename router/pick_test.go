@@ -219,6 +219,7 @@ func TestPickShares(t *testing.T) {
 		{"nodes by their upstreams, idle", "node1:x3 node2", 1, "node1", 0.70, 0.80},
 		{"nodes by their upstreams, loaded", "node1:x3 node2", 100, "node1", 0.70, 0.80},
 		{"a light one among many, loaded", many("a%d", 20) + " b:weight=10", 300, "b", 0.002, 0.012},
+		{"a light one among many, idle", many("a%d", 20) + " b:weight=10", 1, "b", 0.002, 0.012},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

@@ -1,8 +1,16 @@
 package main
 
 import (
+	"context"
 	"errors"
+	"fmt"
+	"io"
+	"math"
+	"net/http"
+	"os"
 	"time"
+
+	"piko/client"
 )
 
 // benchCmd is `piko bench`.
@@ -33,7 +41,105 @@ type benchConnect struct {
 	Timeout     time.Duration `default:"5s" help:"How long connecting the upstreams, and each connection to the proxy, may take."`
 }
 
-// Run measures and prints; it fails if any request failed.
+// Validate is called by the command line's parser.
+func (c *benchHTTPCmd) Validate() error {
+	for _, n := range []struct {
+		flag  string
+		value int
+		least int
+	}{
+		{"requests", c.Requests, 1}, {"clients", c.Clients, 1}, {"endpoints", c.Endpoints, 1}, {"upstreams", c.Upstreams, 1}, {"size", c.Size, 0},
+	} {
+		if n.value < n.least {
+			return fmt.Errorf("--%s must be at least %d", n.flag, n.least)
+		}
+	}
+	switch {
+	case c.Duration < 0:
+		return errors.New("--duration must not be negative")
+	case c.Rate < 0 || math.IsNaN(c.Rate) || math.IsInf(c.Rate, 0):
+		return errors.New("--rate must be a number of requests per second, or 0")
+	case c.Timeout <= 0 || c.Connect.Timeout <= 0:
+		return errors.New("--timeout and --connect.timeout must be positive")
+	case c.Upstreams < c.Endpoints:
+		return fmt.Errorf("--upstreams (%d) must be at least --endpoints (%d), or some endpoints have no upstream", c.Upstreams, c.Endpoints)
+	}
+	return nil
+}
+
+// Run measures and prints; it fails if any request failed, or if a signal cut
+// the measurement short.
 func (c *benchHTTPCmd) Run(p *process) error {
-	return errors.ErrUnsupported
+	log := p.logger(c.Log)
+	l := c.load()
+	defer l.client.CloseIdleConnections()
+
+	ctx, cancel := context.WithTimeout(p.ctx, c.Connect.Timeout)
+	defer cancel()
+	sdk := &client.Client{URL: c.Connect.UpstreamURL, Logger: log}
+	upstreams, err := startUpstreams(ctx, sdk, c.Upstreams, func(i int) string { return l.endpoints[i%len(l.endpoints)] }, log)
+	if err != nil {
+		return err
+	}
+	defer upstreams.stop()
+	if err := l.awaitEndpoints(ctx); err != nil {
+		return err
+	}
+	took := l.measure(p, c.Clients)
+	if err := c.result(l, took).write(p.stdout, c.JSON); err != nil {
+		return fmt.Errorf("print result: %w", err)
+	}
+	return l.verdict(p.ctx)
+}
+
+// load is what the flags ask for.
+func (c *benchHTTPCmd) load() *load {
+	l := &load{
+		client: &http.Client{Transport: loadTransport(c.Clients, c.Connect.Timeout)},
+		url:    c.Connect.ProxyURL, size: c.Size, rate: c.Rate, timeout: c.Timeout,
+	}
+	if l.duration = c.Duration; l.duration == 0 {
+		l.requests = int64(c.Requests)
+	}
+	for i := range c.Endpoints {
+		l.endpoints = append(l.endpoints, fmt.Sprintf("endpoint-%d", i))
+	}
+	return l
+}
+
+// measure runs the load, with a progress line if somebody is there to read it.
+func (l *load) measure(p *process, clients int) time.Duration {
+	if !isTerminal(p.stderr) {
+		return l.run(p.ctx, clients)
+	}
+	stop, stopped := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(stopped)
+		l.progress(p.stderr, stop)
+	}()
+	took := l.run(p.ctx, clients)
+	close(stop)
+	<-stopped
+	return took
+}
+
+// verdict turns what happened into the exit status.
+func (l *load) verdict(ctx context.Context) error {
+	switch {
+	case ctx.Err() != nil:
+		return fmt.Errorf("measurement cut short: %w", context.Cause(ctx))
+	case l.failed > 0:
+		return fmt.Errorf("%d requests failed", l.failed)
+	}
+	return nil
+}
+
+// isTerminal says whether w is a terminal.
+func isTerminal(w io.Writer) bool {
+	f, ok := w.(*os.File)
+	if !ok {
+		return false
+	}
+	info, err := f.Stat()
+	return err == nil && info.Mode()&os.ModeCharDevice != 0 && os.Getenv("TERM") != "dumb"
 }

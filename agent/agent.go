@@ -17,8 +17,10 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
+	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -27,10 +29,16 @@ import (
 	"piko/client"
 )
 
+const defaultGracePeriod = time.Minute
+
 // Config says what an Agent listens on and where it forwards to.
 type Config struct {
 	// Listeners has at least one entry; two may share an endpoint.
 	Listeners []Listener
+
+	// AccessLog is what the program decides for all access logs. Its Subsystem
+	// is "proxy.http.access" if empty, as in v0.9.0.
+	AccessLog accesslog.Options
 
 	// ConnectTimeout bounds the first connect of each listener: a listener
 	// that was not connected within it has failed for good. 0 means that it
@@ -82,23 +90,61 @@ type Listener struct {
 // Agent runs the listeners of a Config. Make one with New; Run it once.
 type Agent struct {
 	// Static after construction.
-	cfg       Config
+	grace     time.Duration
 	log       *slog.Logger
 	listeners []*listener
 }
 
 // New checks cfg and returns an agent that is not connected yet. Every
 // listener connects with a copy of template. A nil log discards, a nil reg
-// means no metrics, a nil access no access log; access is written from one
-// goroutine at a time. Errors name the listener and the remedy.
+// means no metrics, a nil access no access log. Access is written to by many
+// goroutines, one line in each call, as accesslog.Writer allows. Errors name
+// the listener and the remedy.
 func New(cfg Config, template *client.Client, log *slog.Logger, reg prometheus.Registerer, access io.Writer) (*Agent, error) {
-	return nil, errors.ErrUnsupported
+	if len(cfg.Listeners) == 0 {
+		return nil, errors.New("no listeners configured")
+	}
+	if log == nil {
+		log = slog.New(slog.DiscardHandler)
+	}
+	m, err := newMetrics(reg)
+	if err != nil {
+		return nil, err
+	}
+	a := &Agent{grace: gracePeriod(cfg.GracePeriod), log: log}
+	for _, lc := range cfg.Listeners {
+		l, err := newListener(&cfg, lc, log, m, access)
+		if err != nil {
+			return nil, fmt.Errorf("listener %q: %w", lc.Endpoint, err)
+		}
+		l.listen = l.dialer(template)
+		a.listeners = append(a.listeners, l)
+	}
+	return a, nil
+}
+
+func gracePeriod(d time.Duration) time.Duration {
+	return max(orDefault(d, defaultGracePeriod), 0)
 }
 
 // Run connects the listeners and serves them until ctx ends; then it drains
 // them, waits for the requests in flight as long as the grace period allows,
 // and returns nil. It returns an error when every listener has failed for
-// good; the failure of one of several is only logged.
+// good; the failure of one of several is only logged. It leaves no goroutine
+// behind.
 func (a *Agent) Run(ctx context.Context) error {
-	return errors.ErrUnsupported
+	errs := make([]error, len(a.listeners))
+	var running sync.WaitGroup
+	for i, l := range a.listeners {
+		running.Go(func() {
+			if errs[i] = l.run(ctx, a.grace); errs[i] != nil {
+				a.log.Error("listener failed", "endpoint", l.cfg.Endpoint, "error", errs[i])
+			}
+		})
+	}
+	running.Wait()
+	if ctx.Err() != nil {
+		return nil
+	}
+	return errors.Join(errs...)
 }

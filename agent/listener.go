@@ -1,3 +1,184 @@
 package agent
 
-type listener struct{}
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"piko/accesslog"
+	"piko/fault"
+	"piko/relay"
+	"piko/tunnel"
+)
+
+// maxHeaderBytes lets every header pass that a node lets pass (1 MiB), with
+// what it adds.
+const maxHeaderBytes = 2 << 20
+
+// errCut is why requests end that outlive the grace period.
+var errCut = errors.New("grace period is over")
+
+// tunnels is what a listener needs of client.Listener.
+type tunnels interface {
+	net.Listener
+	// Shutdown tells the node to choose others and goes on accepting the
+	// streams that are under way, until none is left or ctx ends.
+	Shutdown(ctx context.Context) error
+}
+
+// listener serves one endpoint and forwards to one service. Its file
+// handler.go has what it does with a request.
+type listener struct {
+	// Static after construction.
+	cfg            Listener
+	service        *service
+	pool           *relay.Pool
+	log            *slog.Logger
+	metrics        *listenerMetrics
+	access         *accesslog.Logger // nil is off
+	connectTimeout time.Duration
+	listen         func(context.Context) (tunnels, error)
+
+	// Safe for concurrent use.
+	active   atomic.Int64 // requests and upgraded connections
+	draining atomic.Bool
+	down     atomic.Bool    // the last request found the service unreachable
+	conns    sync.WaitGroup // connections of the HTTP server that are neither closed nor hijacked
+	upgrades sync.WaitGroup // upgraded connections; only added to while conns counts the connection
+}
+
+// newListener checks lc; the caller sets listen.
+func newListener(cfg *Config, lc Listener, log *slog.Logger, m *metrics, access io.Writer) (*listener, error) {
+	endpoint, err := tunnel.ParseEndpoint(lc.Endpoint)
+	if err != nil {
+		return nil, err
+	}
+	lc.Endpoint = endpoint
+	service, err := newService(&lc)
+	if err != nil {
+		return nil, err
+	}
+	l := &listener{
+		cfg: lc, service: service, pool: service.newPool(&lc), log: log, metrics: m.listener(endpoint),
+		connectTimeout: cfg.ConnectTimeout,
+	}
+	if access != nil {
+		options := cfg.AccessLog
+		options.Subsystem = cmp.Or(options.Subsystem, accessSubsystem)
+		l.access = accesslog.New(access, lc.AccessLog, options)
+	}
+	return l, nil
+}
+
+// run serves until ctx ends, or until the listener has failed for good; then
+// it returns why. It returns when no goroutine of it is left.
+func (l *listener) run(ctx context.Context, grace time.Duration) error {
+	defer l.pool.Close()
+	ln, err := l.connect(ctx)
+	if err != nil {
+		if ctx.Err() != nil {
+			return nil
+		}
+		return err // names the endpoint
+	}
+	// Requests outlive ctx by the grace period.
+	requests, cut := context.WithCancelCause(context.WithoutCancel(ctx))
+	srv := l.server(requests)
+	served := make(chan error, 1)
+	go func() { served <- srv.Serve(ln) }()
+	select {
+	case err = <-served:
+		err = fmt.Errorf("serve endpoint %s: %w", l.cfg.Endpoint, err)
+	case <-ctx.Done():
+		l.drain(requests, ln, grace)
+	}
+	cut(errCut)
+	srv.Close()
+	ln.Close()
+	if err == nil {
+		<-served
+	}
+	l.conns.Wait()
+	l.upgrades.Wait()
+	return err
+}
+
+// connect makes the first connection.
+func (l *listener) connect(ctx context.Context) (tunnels, error) {
+	if l.connectTimeout > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, l.connectTimeout)
+		defer cancel()
+	}
+	return l.listen(ctx)
+}
+
+// server is the HTTP server over the streams of the tunnels. It has no
+// time-outs: a stream may be idle in the node's pool for as long as the node
+// likes, and no default ever cuts a long request.
+func (l *listener) server(base context.Context) *http.Server {
+	return &http.Server{
+		Handler:                      l,
+		DisableGeneralOptionsHandler: true, // OPTIONS * is the service's
+		MaxHeaderBytes:               maxHeaderBytes,
+		ErrorLog:                     slog.NewLogLogger(l.log.Handler(), slog.LevelDebug),
+		BaseContext:                  func(net.Listener) context.Context { return base },
+		ConnState:                    l.connState,
+	}
+}
+
+// connState counts the connections that have a goroutine of the server.
+// StateNew is reported by Serve itself, so none is added once it has returned.
+func (l *listener) connState(_ net.Conn, state http.ConnState) {
+	switch state {
+	case http.StateNew:
+		l.conns.Add(1)
+	case http.StateClosed, http.StateHijacked:
+		l.conns.Done()
+	}
+}
+
+// drain lets the requests in flight end, within the grace period, while the
+// node sends no new ones. http.Server.Shutdown is of no use here: it would
+// close idle streams on which requests are on their way.
+func (l *listener) drain(ctx context.Context, ln tunnels, grace time.Duration) {
+	l.draining.Store(true)
+	begin := time.Now()
+	l.log.Info("listener draining", "endpoint", l.cfg.Endpoint, "in_flight", l.active.Load(), "grace_period", grace.String())
+	ctx, cancel := context.WithTimeout(ctx, max(grace, 0))
+	defer cancel()
+	err := ln.Shutdown(ctx)
+	left := l.active.Load()
+	if left > 0 {
+		l.metrics.cut.Add(float64(left))
+		l.log.Warn("requests cut at the end of the grace period", "endpoint", l.cfg.Endpoint, "count", left)
+	} else if err != nil && ctx.Err() == nil {
+		l.log.Warn("drain of the listener failed", "endpoint", l.cfg.Endpoint, "error", err)
+	}
+	l.log.Info("listener stopped", "endpoint", l.cfg.Endpoint, "cut", left, "took", time.Since(begin).String())
+}
+
+// unreachable logs that the service cannot be reached, once until it can.
+func (l *listener) unreachable(f *fault.Error) {
+	if f.Code.Status() < http.StatusInternalServerError {
+		return // the request's fault
+	}
+	if l.down.CompareAndSwap(false, true) {
+		l.log.Warn("service unreachable", "endpoint", l.cfg.Endpoint, "service", l.service.host, "error", f.Err)
+	}
+}
+
+// reachable logs that the service can be reached again.
+func (l *listener) reachable() {
+	if l.down.Load() && l.down.CompareAndSwap(true, false) {
+		l.log.Info("service reachable again", "endpoint", l.cfg.Endpoint, "service", l.service.host)
+	}
+}

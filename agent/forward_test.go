@@ -1,0 +1,412 @@
+package agent
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+)
+
+// newService runs an HTTP service until the test ends.
+func startService(t testing.TB, h http.HandlerFunc) *httptest.Server {
+	t.Helper()
+	s := httptest.NewServer(h)
+	t.Cleanup(s.Close)
+	return s
+}
+
+func TestForwardsRequestsUnchanged(t *testing.T) {
+	type seen struct {
+		method, target, host, body string
+		header                     http.Header
+	}
+	got := make(chan seen, 1)
+	service := startService(t, func(w http.ResponseWriter, r *http.Request) {
+		body, _ := io.ReadAll(r.Body)
+		got <- seen{r.Method, r.RequestURI, r.Host, string(body), r.Header}
+		w.Header().Set("X-Answer", "42")
+		w.WriteHeader(http.StatusTeapot)
+		io.WriteString(w, "short and stout")
+	})
+	for _, tt := range []struct {
+		name, addr, method, target, body, want string
+	}{
+		{"plain path", "", "GET", "/a/b", "", "/a/b"},
+		{"raw query with bytes that url.Values would change", "", "GET", "/?a=1;b=%zz&c", "", "/?a=1;b=%zz&c"},
+		{"encoded slash", "", "GET", "/a%2fb//c", "", "/a%2fb//c"},
+		{"body", "", "POST", "/", "hello", "/"},
+		{"any method", "", "PROPFIND", "/dav", "", "/dav"},
+		{"path prefix of the service", "/api/v1/", "GET", "/users?x=1", "", "/api/v1/users?x=1"},
+		{"query of the service", "/api?key=k", "GET", "/users?x=1", "", "/api/users?key=k&x=1"},
+		{"query of the service alone", "?key=k", "GET", "/users", "", "/users?key=k"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			a := startAgent(t, service.URL+tt.addr)
+			req, err := http.NewRequestWithContext(t.Context(), tt.method, "http://my-endpoint.example.com", strings.NewReader(tt.body))
+			if err != nil {
+				t.Fatal(err)
+			}
+			req.URL.Opaque = tt.target
+			req.Header = http.Header{
+				"X-Forwarded-For": {"192.0.2.1"}, "X-Forwarded-Proto": {"https"}, "X-Forwarded-Host": {"public.example.com"},
+				"X-Request-Id": {"abc"}, "X-Piko-Endpoint": {"my-endpoint"}, "X-Two": {"1", "2"},
+				"User-Agent": {"test"}, "Connection": {"X-Hop"}, "X-Hop": {"drop me"},
+			}
+			res, err := a.do(req)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer res.Body.Close()
+			answer, err := io.ReadAll(res.Body)
+			if err != nil || string(answer) != "short and stout" || res.StatusCode != http.StatusTeapot || res.Header.Get("X-Answer") != "42" {
+				t.Errorf("answer is %d %q with %v, error %v", res.StatusCode, answer, res.Header, err)
+			}
+			s := <-got
+			if s.method != tt.method || s.target != tt.want || s.body != tt.body {
+				t.Errorf("service got %s %s with %q, want %s %s with %q", s.method, s.target, s.body, tt.method, tt.want, tt.body)
+			}
+			if s.host != "my-endpoint.example.com" {
+				t.Errorf("service got Host %q, want the client's", s.host)
+			}
+			for name, want := range req.Header {
+				if name == "Connection" || name == "X-Hop" {
+					want = nil
+				}
+				if fmt.Sprint(s.header[name]) != fmt.Sprint(want) {
+					t.Errorf("service got %s %q, want %q", name, s.header[name], want)
+				}
+			}
+			if enc := s.header["Accept-Encoding"]; enc != nil {
+				t.Errorf("service got Accept-Encoding %q, which nobody sent", enc)
+			}
+		})
+	}
+}
+
+func TestServiceConnectionsAreReused(t *testing.T) {
+	var dialled atomic.Int64
+	service := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		io.WriteString(w, "ok")
+	}))
+	service.Config.ConnState = func(_ net.Conn, s http.ConnState) {
+		if s == http.StateNew {
+			dialled.Add(1)
+		}
+	}
+	service.Start()
+	defer service.Close()
+	a := startAgent(t, service.URL)
+
+	for range 20 {
+		a.mustGet("/")
+	}
+	if n := dialled.Load(); n != 1 {
+		t.Errorf("20 requests in sequence took %d connections to the service, want 1", n)
+	}
+	const clients, each = 64, 20
+	var wg sync.WaitGroup
+	for range clients {
+		wg.Go(func() {
+			for range each {
+				if status, body, err := a.get("/"); status != 200 || body != "ok" || err != nil {
+					t.Errorf("GET: status %d, body %q, error %v", status, body, err)
+					return
+				}
+			}
+		})
+	}
+	wg.Wait()
+	if n := dialled.Load(); n > clients {
+		t.Errorf("%d requests of %d clients took %d connections to the service, want at most one a client", clients*each, clients, n)
+	}
+}
+
+func TestServiceThatClosedItsIdleConnectionsCostsNoRequest(t *testing.T) {
+	service := startService(t, func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, "ok") })
+	a := startAgent(t, service.URL)
+	for _, method := range []string{http.MethodGet, http.MethodPost} {
+		a.mustGet("/")
+		service.CloseClientConnections()
+		req, _ := http.NewRequestWithContext(t.Context(), method, "http://my-endpoint.example.com/", strings.NewReader("body"))
+		res, err := a.do(req)
+		if err != nil {
+			t.Fatalf("%s after the service closed its connections: %v", method, err)
+		}
+		res.Body.Close()
+		if res.StatusCode != http.StatusOK {
+			t.Errorf("%s after the service closed its connections: status %d, want 200", method, res.StatusCode)
+		}
+	}
+}
+
+func TestHTTPSService(t *testing.T) {
+	service := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		io.WriteString(w, r.TLS.ServerName+" "+r.Proto)
+	}))
+	defer service.Close()
+	service.Config.ErrorLog = discardLog()
+	roots := x509.NewCertPool()
+	roots.AddCert(service.Certificate())
+	for _, tt := range []struct {
+		name string
+		tls  *tls.Config
+		want string // "" is a 502
+	}{
+		{"own authority and server name", &tls.Config{RootCAs: roots, ServerName: "example.com"}, "example.com HTTP/1.1"},
+		{"own authority, name of the address", &tls.Config{RootCAs: roots}, " HTTP/1.1"},
+		{"not verified", &tls.Config{InsecureSkipVerify: true}, " HTTP/1.1"},
+		{"unknown authority", nil, ""},
+		{"wrong name", &tls.Config{RootCAs: roots, ServerName: "other.test"}, ""},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			a := startAgent(t, service.URL, func(o *agentOptions) { o.listener.TLS = tt.tls })
+			status, body, err := a.get("/")
+			if err != nil {
+				t.Fatal(err)
+			}
+			if tt.want == "" {
+				wantFault(t, status, body, 502, "upstream-unreachable")
+			} else if status != 200 || body != tt.want {
+				t.Errorf("status %d, body %q, want 200 %q", status, body, tt.want)
+			}
+		})
+	}
+}
+
+func TestHTTPSServiceGetsTheClientCertificate(t *testing.T) {
+	service := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		fmt.Fprintf(w, "%d certificates", len(r.TLS.PeerCertificates))
+	}))
+	service.TLS = &tls.Config{ClientAuth: tls.RequireAnyClientCert}
+	service.StartTLS()
+	defer service.Close()
+	a := startAgent(t, service.URL, func(o *agentOptions) {
+		o.listener.TLS = &tls.Config{InsecureSkipVerify: true, Certificates: service.TLS.Certificates}
+	})
+	if body := a.mustGet("/"); body != "1 certificates" {
+		t.Errorf("service saw %s, want 1", body)
+	}
+}
+
+// wantFault checks the JSON answer of a failure.
+func wantFault(t testing.TB, status int, body string, wantStatus int, wantCode string) {
+	t.Helper()
+	var answer struct{ Error, Code string }
+	if err := json.Unmarshal([]byte(body), &answer); err != nil {
+		t.Errorf("body %q is not JSON: %v", body, err)
+	}
+	if status != wantStatus || answer.Code != wantCode || answer.Error == "" {
+		t.Errorf("answer is %d %+v, want %d with code %s and a text", status, answer, wantStatus, wantCode)
+	}
+}
+
+func TestServiceDownIs502AndLoggedOnce(t *testing.T) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ln.Close() // nobody listens there any more
+	a := startAgent(t, ln.Addr().String())
+	for range 3 {
+		status, body, err := a.get("/")
+		if err != nil {
+			t.Fatal(err)
+		}
+		wantFault(t, status, body, 502, "upstream-unreachable")
+	}
+	if n := strings.Count(a.log.String(), "service unreachable"); n != 1 {
+		t.Errorf("3 failures were logged %d times, want once:\n%s", n, a.log)
+	}
+	if log := a.log.String(); !strings.Contains(log, ln.Addr().String()) || !strings.Contains(log, "refused") {
+		t.Errorf("log does not say who and why:\n%s", log)
+	}
+
+	ln, err = net.Listen("tcp", ln.Addr().String())
+	if err != nil {
+		t.Skip("the service's port was taken meanwhile")
+	}
+	srv := &http.Server{Handler: http.NotFoundHandler()}
+	go srv.Serve(ln)
+	defer srv.Close()
+	if status, _, err := a.get("/"); status != http.StatusNotFound || err != nil {
+		t.Errorf("status %d, error %v once the service is up, want its 404", status, err)
+	}
+	if !strings.Contains(a.log.String(), "service reachable again") {
+		t.Errorf("recovery was not logged:\n%s", a.log)
+	}
+}
+
+func TestServiceThatDoesNotFinishItsHandshakeIs504(t *testing.T) {
+	ln := silentListener(t)
+	a := startAgent(t, "https://"+ln.Addr().String(), func(o *agentOptions) { o.listener.DialTimeout = 50 * time.Millisecond })
+	status, body, err := a.get("/")
+	if err != nil {
+		t.Fatal(err)
+	}
+	wantFault(t, status, body, 504, "upstream-timeout")
+}
+
+// silentListener accepts and says nothing.
+func silentListener(t testing.TB) net.Listener {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { ln.Close() })
+	return ln
+}
+
+func TestServiceThatSpeaksRubbishIs502(t *testing.T) {
+	for _, answer := range []string{"SSH-2.0-OpenSSH_9.9\r\n", "HTTP/1.1 abc\r\n\r\n", "HTTP/1.1 200 OK\r\nno colon\r\n\r\n", ""} {
+		t.Run(answer, func(t *testing.T) {
+			a := startAgent(t, rawService(t, answer))
+			status, body, err := a.get("/")
+			if err != nil {
+				t.Fatal(err)
+			}
+			wantFault(t, status, body, 502, "upstream-unreachable")
+		})
+	}
+}
+
+// rawService answers each connection's first request with the bytes and then
+// resets the connection. It returns its address.
+func rawService(t testing.TB, answer string) string {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var conns sync.WaitGroup
+	conns.Go(func() {
+		for {
+			conn, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			conns.Go(func() {
+				buf := make([]byte, 64<<10)
+				conn.Read(buf)
+				io.WriteString(conn, answer)
+				conn.Close()
+			})
+		}
+	})
+	t.Cleanup(func() { ln.Close(); conns.Wait() })
+	return ln.Addr().String()
+}
+
+func TestAnswerThatDiesHalfWayIsBrokenForTheClient(t *testing.T) {
+	for name, answer := range map[string]string{
+		"with a length": "HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\nhalf",
+		"chunked":       "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\n",
+	} {
+		t.Run(name, func(t *testing.T) {
+			a := startAgent(t, rawService(t, answer))
+			status, body, err := a.get("/")
+			if err == nil {
+				t.Errorf("client got status %d and %q as if it were complete, want an error", status, body)
+			}
+			if err != nil && status == 200 && body != "half" {
+				t.Errorf("client got %q before the break, want what the service had sent", body)
+			}
+		})
+	}
+}
+
+func TestSlowServiceIsNotCut(t *testing.T) {
+	answer := make(chan struct{})
+	service := startService(t, func(w http.ResponseWriter, r *http.Request) {
+		io.WriteString(w, "first ")
+		http.NewResponseController(w).Flush()
+		<-answer
+		io.WriteString(w, "second")
+	})
+	a := startAgent(t, service.URL)
+	req, _ := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://my-endpoint.example.com/", nil)
+	res, err := a.do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer res.Body.Close()
+	first := make([]byte, 6)
+	if _, err := io.ReadFull(res.Body, first); err != nil || string(first) != "first " {
+		t.Fatalf("read %q, error %v: want the first part before the second exists", first, err)
+	}
+	close(answer)
+	if rest, err := io.ReadAll(res.Body); err != nil || string(rest) != "second" {
+		t.Errorf("read %q, error %v", rest, err)
+	}
+}
+
+func TestClientThatGoesAwayCancelsTheService(t *testing.T) {
+	arrived, cancelled := make(chan struct{}), make(chan struct{})
+	service := startService(t, func(w http.ResponseWriter, r *http.Request) {
+		close(arrived)
+		<-r.Context().Done()
+		close(cancelled)
+	})
+	a := startAgent(t, service.URL)
+	ctx, cancel := context.WithCancel(t.Context())
+	failed := make(chan error, 1)
+	go func() {
+		req, _ := http.NewRequestWithContext(ctx, http.MethodGet, "http://my-endpoint.example.com/", nil)
+		_, err := a.do(req)
+		failed <- err
+	}()
+	<-arrived
+	cancel()
+	if err := <-failed; err == nil {
+		t.Error("a cancelled request worked")
+	}
+	<-cancelled
+	eventually(t, func() error {
+		if n := a.active.Load(); n != 0 {
+			return fmt.Errorf("%d requests are active", n)
+		}
+		return nil
+	})
+	if strings.Contains(a.log.String(), "service unreachable") {
+		t.Errorf("the client's leaving was logged as the service's fault:\n%s", a.log)
+	}
+}
+
+func TestBodiesArriveWhole(t *testing.T) {
+	service := startService(t, func(w http.ResponseWriter, r *http.Request) {
+		http.NewResponseController(w).EnableFullDuplex()
+		io.Copy(w, r.Body)
+	})
+	a := startAgent(t, service.URL)
+	body := bytes.Repeat([]byte("0123456789abcdef"), 64<<10) // 1 MiB
+	for _, tt := range []struct {
+		name string
+		body io.Reader
+	}{
+		{"with a length", bytes.NewReader(body)},
+		{"chunked", struct{ io.Reader }{bytes.NewReader(body)}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			req, _ := http.NewRequestWithContext(t.Context(), http.MethodPost, "http://my-endpoint.example.com/", tt.body)
+			res, err := a.do(req)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer res.Body.Close()
+			if got, err := io.ReadAll(res.Body); err != nil || !bytes.Equal(got, body) {
+				t.Errorf("echo of %d bytes has %d, error %v", len(body), len(got), err)
+			}
+		})
+	}
+}

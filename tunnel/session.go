@@ -316,6 +316,9 @@ func (s *Session) closeCarrier(err error) {
 	if bad, ok := errors.AsType[*ProtocolError](err); ok {
 		code = bad.closeCode()
 	}
+	if errors.Is(err, ErrDead) {
+		code = 0 // nobody hears it
+	}
 	s.c.close(code, "")
 }
 

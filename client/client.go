@@ -1,0 +1,119 @@
+// Package client is the Go SDK of piko: it makes a program an upstream.
+//
+//	ln, err := (&client.Client{URL: "https://piko.example.com"}).Listen(ctx, "my-endpoint")
+//	if err != nil { ... }
+//	http.Serve(ln, handler)
+//
+// Listen opens a tunnel to a piko server and returns a net.Listener: what the
+// server forwards to the endpoint arrives as connections. The listener
+// outlives its tunnels. When one is lost it connects again, with growing
+// pauses, for as long as it takes; when the server asks it to move, it opens
+// the new tunnel before it leaves the old one, so that no request is lost.
+//
+// The package knows nothing of HTTP requests and of no server code.
+package client
+
+import (
+	"cmp"
+	"context"
+	"crypto/rand"
+	"crypto/tls"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"piko/tunnel"
+)
+
+// Client says how to reach a piko server. The zero value connects to a server
+// on this machine. It is not changed by its methods, which are safe for
+// concurrent use.
+type Client struct {
+	// URL is the upstream port of the server, or of a load balancer before
+	// it, with the scheme http, https, ws or wss; a path is put before that of
+	// the server. "" means http://localhost:8001.
+	URL string
+	// ProxyURL is an HTTP or SOCKS5 proxy on the way; "" means what the
+	// environment says (HTTPS_PROXY, HTTP_PROXY, NO_PROXY).
+	ProxyURL string
+	// Token is asked for a bearer token before each connect; nil means none.
+	Token func(ctx context.Context) (string, error)
+	// TokenMayChange says that a token which was refused may be followed by a
+	// better one, as from a file: then Listen does not give up on a refusal.
+	TokenMayChange bool
+	// TenantID names the tenant, for servers that have several.
+	TenantID string
+	// TLS is for https and wss URLs; nil means the defaults.
+	TLS *tls.Config
+	// Protocol says what the endpoint speaks, "http" or "tcp"; "" means http.
+	Protocol string
+	// StreamWindow is how many bytes of a connection the server may send
+	// ahead of what was read: 256 KiB to 16 MiB, 0 means 512 KiB.
+	StreamWindow int
+	// ConnectTimeout bounds one attempt to connect; 0 means 10 s.
+	ConnectTimeout time.Duration
+	// Logger gets what happens to the tunnels; nil discards.
+	Logger *slog.Logger
+	// OnState is called when a listener's tunnel was opened, lost or could
+	// not be opened: from one goroutine of a listener at a time, which waits
+	// for it. It must not call the listener's Close or Shutdown.
+	OnState func(State)
+}
+
+// State is what OnState is told.
+type State struct {
+	Endpoint string
+	// Connected says whether the endpoint is served by a tunnel now.
+	Connected bool
+	// NodeID is the node that the tunnel is or was connected to; "" if none,
+	// or if it is of v0.9.0.
+	NodeID string
+	// Err is why a tunnel was lost or not opened; nil when one was opened.
+	Err error
+	// Retry is how long from now the next attempt is.
+	Retry time.Duration
+}
+
+const defaultURL = "http://localhost:8001"
+
+// Listen connects to the server and serves the endpoint. Attempts are repeated
+// until one succeeds or ctx ends; after that ctx has no effect. An attempt that
+// cannot succeed later is final: 400, or 401 and 403 from a server of ours; the
+// error is then a *fault.Refused. The caller closes the listener.
+func (c *Client) Listen(ctx context.Context, endpoint string) (*Listener, error) {
+	if _, err := tunnel.ParseEndpoint(endpoint); err != nil {
+		return nil, fmt.Errorf("listen on endpoint %.64q: %w", endpoint, err)
+	}
+	l := newListener(ctx, c, endpoint)
+	if err := l.dialer.Check(); err != nil {
+		return nil, fmt.Errorf("listen on endpoint %q: %w", endpoint, err)
+	}
+	if err := l.start(ctx); err != nil {
+		l.Close()
+		return nil, fmt.Errorf("listen on endpoint %q: %w", endpoint, err)
+	}
+	return l, nil
+}
+
+// dialer returns what makes the tunnels of one listener. Its instance tells the
+// server which tunnels are of one listener.
+func (c *Client) dialer() tunnel.Dialer {
+	return tunnel.Dialer{
+		URL:      cmp.Or(c.URL, defaultURL),
+		ProxyURL: c.ProxyURL,
+		TLS:      c.TLS,
+		Token:    c.Token,
+		TenantID: c.TenantID,
+		Instance: rand.Text()[:16],
+		Protocol: cmp.Or(c.Protocol, "http"),
+		Timeout:  c.ConnectTimeout,
+		Options:  tunnel.Options{StreamWindow: c.StreamWindow, Logger: c.Logger},
+	}
+}
+
+func (c *Client) logger() *slog.Logger {
+	if c.Logger == nil {
+		return slog.New(slog.DiscardHandler)
+	}
+	return c.Logger
+}

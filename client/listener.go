@@ -1,0 +1,171 @@
+package client
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net"
+	"sync"
+	"time"
+
+	"piko/tunnel"
+)
+
+// Listener is a net.Listener whose connections come through tunnels. Its
+// methods are safe for concurrent use.
+type Listener struct {
+	// Static after construction.
+	client   Client
+	endpoint string
+	dialer   tunnel.Dialer
+	log      *slog.Logger
+
+	conns   chan net.Conn      // from the tunnels to Accept
+	closed  chan struct{}      // no connection comes any more
+	stop    chan struct{}      // Shutdown has begun: open no more tunnels
+	ctx     context.Context    // of everything that the listener does; values are those of Listen's
+	cancel  context.CancelFunc // ends ctx
+	keepers sync.WaitGroup
+	links   sync.WaitGroup // the goroutines of links, and of retiring them
+
+	closeOnce, stopOnce sync.Once
+
+	// Guarded by mu.
+	mu     sync.Mutex
+	open   map[*link]struct{} // tunnels that have not ended
+	weight int                // what the server was told; see SetWeight
+}
+
+// address is the net.Addr of a listener.
+type address string
+
+// Network is "piko".
+func (address) Network() string { return "piko" }
+
+// String is the endpoint.
+func (a address) String() string { return string(a) }
+
+// defaultWeight is what a server takes for granted.
+const defaultWeight = 100
+
+// newListener returns a listener that is not connected. It outlives ctx.
+func newListener(ctx context.Context, c *Client, endpoint string) *Listener {
+	l := &Listener{
+		client:   *c,
+		endpoint: endpoint,
+		dialer:   c.dialer(),
+		log:      c.logger().With("endpoint", endpoint),
+		conns:    make(chan net.Conn),
+		closed:   make(chan struct{}),
+		stop:     make(chan struct{}),
+		open:     make(map[*link]struct{}),
+		weight:   defaultWeight,
+	}
+	l.ctx, l.cancel = context.WithCancel(context.WithoutCancel(ctx))
+	return l
+}
+
+// Accept waits for the next connection. It returns net.ErrClosed once the
+// listener is closed, and no other error: the loss of a tunnel is mended behind
+// it. A connection has CloseWrite; its RemoteAddr is the server's.
+func (l *Listener) Accept() (net.Conn, error) {
+	select {
+	case c := <-l.conns:
+		return c, nil
+	case <-l.closed:
+		return nil, net.ErrClosed
+	}
+}
+
+// Addr returns the endpoint as an address.
+func (l *Listener) Addr() net.Addr { return address(l.endpoint) }
+
+// Endpoint is the name that the listener listens on.
+func (l *Listener) Endpoint() string { return l.endpoint }
+
+// Connected says whether the endpoint is served by a tunnel now.
+func (l *Listener) Connected() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for lk := range l.open {
+		if !lk.retiring() {
+			return true
+		}
+	}
+	return false
+}
+
+// SetWeight tells the server how much of the endpoint's traffic to send here
+// compared with other upstreams: 0 to 100, 100 is the default, and 0 means as
+// little as possible. A v0.9.0 server is not told.
+func (l *Listener) SetWeight(w int) {
+	w = min(max(w, 0), defaultWeight)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.weight = w
+	for lk := range l.open {
+		lk.say(w)
+	}
+}
+
+// Close ends the listener, its tunnels and all connections at once, and waits
+// for its goroutines.
+func (l *Listener) Close() error {
+	l.stopOnce.Do(func() { close(l.stop) })
+	l.closeOnce.Do(func() { close(l.closed) })
+	l.cancel()
+	l.keepers.Wait()
+	var wg sync.WaitGroup
+	for _, lk := range l.openLinks() {
+		wg.Go(func() { _ = lk.sess.Close() })
+	}
+	wg.Wait()
+	l.links.Wait()
+	return nil
+}
+
+// Shutdown asks the server to send nothing more, goes on accepting what was on
+// its way, waits until all connections have ended, and closes the listener. Go
+// on calling Accept meanwhile. If ctx ends first, the connections that are left
+// are cut and its error is returned.
+func (l *Listener) Shutdown(ctx context.Context) error {
+	l.stopOnce.Do(func() { close(l.stop) })
+	l.keepers.Wait()
+	links := l.openLinks()
+	for _, lk := range links {
+		l.retire(lk, 0)
+	}
+	var cut error
+	for _, lk := range links {
+		select {
+		case <-lk.gone:
+		case <-lk.sess.Done():
+		case <-ctx.Done():
+			cut = context.Cause(ctx)
+		}
+	}
+	return errors.Join(cut, l.Close())
+}
+
+// openLinks is a copy.
+func (l *Listener) openLinks() []*link {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	list := make([]*link, 0, len(l.open))
+	for lk := range l.open {
+		list = append(list, lk)
+	}
+	return list
+}
+
+// report tells OnState.
+func (l *Listener) report(lk *link, err error, retry time.Duration) {
+	if l.client.OnState == nil {
+		return
+	}
+	st := State{Endpoint: l.endpoint, Connected: l.Connected(), Err: err, Retry: retry}
+	if lk != nil {
+		st.NodeID = lk.sess.Peer().NodeID
+	}
+	l.client.OnState(st)
+}

@@ -1,0 +1,160 @@
+package upstreamconn
+
+import (
+	"context"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"piko/tunnel"
+)
+
+const (
+	// drainWave tunnels are told to move at once, then there is a drainPause:
+	// telling 10,000 takes a second and no storm of goroutines.
+	drainWave  = 128
+	drainPause = 10 * time.Millisecond
+
+	// quietPoll is how often the v0.9.0 tunnels are looked at whose last
+	// stream has to end before they are closed.
+	quietPoll = 50 * time.Millisecond
+
+	// closers is how many tunnels are closed at once.
+	closers = 64
+)
+
+// Drain refuses new tunnels from now on and asks the present ones to move
+// elsewhere, spread over msg.ReconnectWithin; until they have, they are served,
+// as a last resort. A v0.9.0 upstream cannot be asked: it gets no new request,
+// and is closed, such that it connects again, when its last one has ended. So
+// call it while another node can take over; a node that is alone serves its
+// clients to the end first, and then calls Close.
+//
+// It returns when all were told, which takes no round trip, or ctx has ended.
+// Tunnels says how many have not moved yet. Run has to be running.
+func (s *Server) Drain(ctx context.Context, msg tunnel.DrainMessage) {
+	s.init()
+	list := s.registry.drain()
+	s.log.Info("draining upstreams", "upstreams", len(list), "reason", msg.Reason)
+	for i, u := range list {
+		u.askToMove(msg)
+		if i%drainWave == drainWave-1 && !sleep(ctx, drainPause) {
+			break
+		}
+	}
+	select {
+	case s.drained <- list:
+	default: // somebody drains already
+	}
+}
+
+// Tunnels is how many tunnels there are, those included that serve no endpoint
+// any more and only end their last streams.
+func (s *Server) Tunnels() int {
+	s.init()
+	return s.registry.len()
+}
+
+// askToMove starts the drain of one tunnel. An error says that it has ended.
+func (u *upstream) askToMove(msg tunnel.DrainMessage) {
+	switch sess := u.session(); {
+	case sess == nil:
+	case sess.HasControl():
+		_ = sess.Drain(msg)
+	default:
+		u.leave()
+	}
+}
+
+// closeQuiet closes those v0.9.0 tunnels of list that have no stream left, and
+// returns those that still have to be closed.
+func closeQuiet(list []*upstream) (busy []*upstream) {
+	var quiet []*upstream
+	for _, u := range list {
+		switch sess := u.session(); {
+		case sess == nil, sess.HasControl(), sess.Err() != nil:
+		case sess.NumStreams() > 0 || !u.settled():
+			busy = append(busy, u)
+		default:
+			quiet = append(quiet, u)
+		}
+	}
+	closeAll(quiet)
+	return busy
+}
+
+// drainLoop closes v0.9.0 tunnels as they become quiet, once Drain was called,
+// until ctx ends.
+func (s *Server) drainLoop(ctx context.Context) {
+	var list []*upstream
+	select {
+	case <-ctx.Done():
+		return
+	case list = <-s.drained:
+	}
+	for list = closeQuiet(list); len(list) > 0 && sleep(ctx, quietPoll); {
+		list = closeQuiet(list)
+	}
+}
+
+// sleep reports whether ctx is still there after d.
+func sleep(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// Close ends all tunnels, those of v0.9.0 such that they connect again, and
+// refuses new ones. It returns how many requests in flight that cut. It waits
+// for the goroutines of the tunnels until ctx ends.
+func (s *Server) Close(ctx context.Context) (cut int) {
+	s.init()
+	cut = closeAll(s.registry.close())
+	select {
+	case <-s.registry.gone:
+	case <-ctx.Done():
+	}
+	return cut
+}
+
+// closeAll closes the tunnels, several at once, and returns how many requests
+// in flight that cut.
+func closeAll(list []*upstream) (cut int) {
+	var wg sync.WaitGroup
+	var n atomic.Int64
+	next := make(chan *upstream)
+	for range min(closers, len(list)) {
+		wg.Go(func() {
+			for u := range next {
+				n.Add(int64(u.close()))
+			}
+		})
+	}
+	for _, u := range list {
+		next <- u
+	}
+	close(next)
+	wg.Wait()
+	return int(n.Load())
+}
+
+// close ends the tunnel and returns how many requests that cut. An error says
+// that it has ended.
+func (u *upstream) close() (cut int) {
+	sess := u.session()
+	if sess == nil {
+		return 0
+	}
+	cut = u.local.InFlight()
+	if sess.HasControl() {
+		_ = sess.Close()
+	} else {
+		_ = sess.CloseWithGoAway(tunnel.CodeReconnect)
+	}
+	return cut
+}

@@ -79,7 +79,7 @@ type Listener struct {
 	IdleTimeout time.Duration
 
 	// MaxIdle bounds the idle connections that are kept. 0 means as many as
-	// were busy at once lately.
+	// were busy at once lately, negative means no bound.
 	MaxIdle int
 
 	// TLS is used for https services; nil means the system's certificate

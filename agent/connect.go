@@ -1,91 +1,60 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"log/slog"
+	"net/url"
 
 	"piko/client"
 )
 
-// dialer returns how the listener connects: with a copy of the template that
-// tells the listener's state to the log and the metrics.
+// dialer returns how the listener connects: with a copy of the template, which
+// logs what happens to the tunnels (to our log, if it has none) and tells the
+// metrics.
 func (l *listener) dialer(template *client.Client) func(context.Context) (tunnels, error) {
 	var c client.Client
 	if template != nil {
 		c = *template
 	}
-	s := &stateLog{l: l, url: c.URL, next: c.OnState}
-	c.OnState = s.on
+	c.Logger = cmp.Or(c.Logger, l.log).With(slog.String("url", redacted(c.URL)))
+	next := c.OnState
+	c.OnState = func(s client.State) {
+		l.connection(s.Connected, s.Err == nil)
+		if next != nil {
+			next(s)
+		}
+	}
 	return func(ctx context.Context) (tunnels, error) {
 		ln, err := c.Listen(ctx, l.cfg.Endpoint)
 		if err != nil {
-			return nil, err // not a *client.Listener that is nil
+			return nil, err // and no *client.Listener, which would not be nil
 		}
 		return ln, nil
 	}
 }
 
-// stateLog logs what happens to a listener's connection: each change once, and
-// the attempts that fail in between only when they fail for a new reason.
-type stateLog struct {
-	// Static after construction.
-	l    *listener
-	url  string
-	next func(client.State) // may be nil
-
-	// Owned by the goroutine that calls OnState.
-	connected bool
-	reason    string // why the last attempt failed
-}
-
-func (s *stateLog) on(state client.State) {
-	if s.next != nil {
-		s.next(state)
+// connection counts what happened to the listener's connection: it is up now or
+// not, and a tunnel was opened or not. The client calls it from one goroutine
+// at a time.
+func (l *listener) connection(up, opened bool) {
+	if was := l.connected.Swap(up); was != up {
+		if up {
+			l.metrics.connected.Inc()
+		} else {
+			l.metrics.connected.Dec()
+		}
 	}
-	log := s.l.log.With("endpoint", state.Endpoint, "url", s.url)
-	if state.NodeID != "" {
-		log = log.With("node_id", state.NodeID)
-	}
-	was := s.connected
-	s.connected = state.Connected
-	switch {
-	case state.Connected:
-		s.reason = ""
-		s.up(log, was)
-	case was:
-		s.l.metrics.connected.Dec()
-		s.reason = reason(state.Err)
-		log.Warn("listener disconnected", "error", s.reason, "reconnect_in", state.Retry.String())
-	default:
-		s.again(log, state)
+	if opened {
+		l.metrics.connects.Inc()
 	}
 }
 
-// up logs that a tunnel was opened: the first one, or the one to another node
-// that a drain asked for.
-func (s *stateLog) up(log *slog.Logger, was bool) {
-	s.l.metrics.connects.Inc()
-	if was {
-		log.Info("listener moved")
-		return
+// redacted is a URL for the log.
+func redacted(s string) string {
+	u, err := url.Parse(s)
+	if err != nil {
+		return "" // whoever dials it will say what is wrong with it
 	}
-	s.l.metrics.connected.Inc()
-	log.Info("listener connected")
-}
-
-// again logs an attempt that failed.
-func (s *stateLog) again(log *slog.Logger, state client.State) {
-	tell := log.Debug
-	if why := reason(state.Err); why != s.reason {
-		s.reason = why
-		tell = log.Warn
-	}
-	tell("listener cannot connect", "error", s.reason, "retry_in", state.Retry.String())
-}
-
-func reason(err error) string {
-	if err == nil {
-		return ""
-	}
-	return err.Error()
+	return u.Redacted()
 }

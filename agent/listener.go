@@ -48,11 +48,12 @@ type listener struct {
 	listen         func(context.Context) (tunnels, error)
 
 	// Safe for concurrent use.
-	active   atomic.Int64 // requests and upgraded connections
-	draining atomic.Bool
-	down     atomic.Bool    // the last request found the service unreachable
-	conns    sync.WaitGroup // connections of the HTTP server that are neither closed nor hijacked
-	upgrades sync.WaitGroup // upgraded connections; only added to while conns counts the connection
+	active    atomic.Int64 // requests and upgraded connections
+	connected atomic.Bool
+	draining  atomic.Bool
+	down      atomic.Bool    // the last request found the service unreachable
+	conns     sync.WaitGroup // connections of the HTTP server that are neither closed nor hijacked
+	upgrades  sync.WaitGroup // upgraded connections; only added to while conns counts the connection
 }
 
 // newListener checks lc; the caller sets listen.
@@ -98,7 +99,7 @@ func (l *listener) run(ctx context.Context, grace time.Duration) error {
 	case err = <-served:
 		err = fmt.Errorf("serve endpoint %s: %w", l.cfg.Endpoint, err)
 	case <-ctx.Done():
-		l.drain(requests, ln, grace)
+		l.drain(requests, cut, ln, grace)
 	}
 	cut(errCut)
 	srv.Close()
@@ -108,6 +109,7 @@ func (l *listener) run(ctx context.Context, grace time.Duration) error {
 	}
 	l.conns.Wait()
 	l.upgrades.Wait()
+	l.connection(false, false)
 	return err
 }
 
@@ -146,24 +148,34 @@ func (l *listener) connState(_ net.Conn, state http.ConnState) {
 	}
 }
 
-// drain lets the requests in flight end, within the grace period, while the
-// node sends no new ones. http.Server.Shutdown is of no use here: it would
-// close idle streams on which requests are on their way.
-func (l *listener) drain(ctx context.Context, ln tunnels, grace time.Duration) {
+// drain lets the requests in flight end while the node sends no new ones, and
+// cuts what is left when the grace period is over; ctx is that of the requests.
+// http.Server.Shutdown is of no use here: it would close idle streams on which
+// requests are on their way.
+func (l *listener) drain(ctx context.Context, cut context.CancelCauseFunc, ln tunnels, grace time.Duration) {
 	l.draining.Store(true)
 	begin := time.Now()
-	l.log.Info("listener draining", "endpoint", l.cfg.Endpoint, "in_flight", l.active.Load(), "grace_period", grace.String())
-	ctx, cancel := context.WithTimeout(ctx, max(grace, 0))
-	defer cancel()
+	log := l.log.With("endpoint", l.cfg.Endpoint)
+	log.Info("listener draining", "in_flight", l.active.Load(), "grace_period", grace.String())
+	var left int64 // counted before anything is cut, since cutting ends requests
+	counted := make(chan struct{})
+	over := time.AfterFunc(grace, func() {
+		defer close(counted)
+		left = l.active.Load()
+		cut(errCut)
+	})
 	err := ln.Shutdown(ctx)
-	left := l.active.Load()
-	if left > 0 {
-		l.metrics.cut.Add(float64(left))
-		l.log.Warn("requests cut at the end of the grace period", "endpoint", l.cfg.Endpoint, "count", left)
-	} else if err != nil && ctx.Err() == nil {
-		l.log.Warn("drain of the listener failed", "endpoint", l.cfg.Endpoint, "error", err)
+	if !over.Stop() {
+		<-counted
 	}
-	l.log.Info("listener stopped", "endpoint", l.cfg.Endpoint, "cut", left, "took", time.Since(begin).String())
+	switch {
+	case left > 0:
+		l.metrics.cut.Add(float64(left))
+		log.Warn("requests cut at the end of the grace period", "count", left)
+	case err != nil && ctx.Err() == nil:
+		log.Warn("drain of the listener failed", "error", err)
+	}
+	log.Info("listener stopped", "cut", left, "took", time.Since(begin).String())
 }
 
 // unreachable logs that the service cannot be reached, once until it can.

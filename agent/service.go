@@ -203,9 +203,13 @@ func (s *service) target(r *http.Request) string {
 
 // newPool makes the connection pool to the service.
 func (s *service) newPool(l *Listener) *relay.Pool {
+	idle := l.MaxIdle
+	if idle < 0 {
+		idle = 1 << 16 // there are no more ports
+	}
 	return &relay.Pool{
 		Dial:        s.dial,
-		MaxIdle:     l.MaxIdle,
+		MaxIdle:     idle,
 		IdleTimeout: l.IdleTimeout,
 		RetryStale:  true,
 	}

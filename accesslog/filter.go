@@ -59,11 +59,25 @@ func newFilter(f HeaderFilter) filter {
 // verdict costs no allocation for a name in canonical form, as net/http has
 // them; any other form of a name must not get around the filter.
 func (f *filter) verdict(name string) verdict {
+	if !canonical(name) {
+		name = textproto.CanonicalMIMEHeaderKey(name)
+	}
 	if v, ok := f.named[name]; ok {
 		return v
 	}
-	if v, ok := f.named[textproto.CanonicalMIMEHeaderKey(name)]; ok {
-		return v
-	}
 	return f.others
+}
+
+// canonical reports whether the letters that begin a word, and no others, are
+// in upper case.
+func canonical(name string) bool {
+	first := true
+	for i := range len(name) {
+		c := name[i]
+		if first && 'a' <= c && c <= 'z' || !first && 'A' <= c && c <= 'Z' {
+			return false
+		}
+		first = c == '-'
+	}
+	return true
 }

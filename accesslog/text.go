@@ -69,17 +69,17 @@ func (e *encoder) listed(prefix string, h http.Header, f *filter) {
 	if !f.listed {
 		return
 	}
-	names, _ := e.sorted(h, f)
-	for _, name := range names {
-		for _, value := range h[name][:min(len(h[name]), maxValues)] {
+	fields, _ := e.sorted(h, f)
+	for _, field := range fields {
+		for _, value := range field.values[:min(len(field.values), maxValues)] {
 			e.raw(" ")
 			e.raw(prefix)
-			e.raw(name) // one of the configured names
+			e.raw(field.name) // one of the configured names
 			e.raw("=")
-			e.buf = appendQuoted(e.buf, value)
+			e.value(field, value)
 		}
 	}
-	clear(names)
+	clear(fields)
 }
 
 // plain reports whether a text can stand without quotes.

@@ -167,8 +167,8 @@ func (w *Writer) writeOut() (closed bool) {
 		close(flushed)
 	}
 	w.spare = nil
-	if cap(out) <= keepBuffer {
-		w.spare = out
+	if cap(out) <= keepBuffer || len(out) > cap(out)/4 {
+		w.spare = out // what a burst needed is let go when it is over
 	}
 	return closed
 }

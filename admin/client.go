@@ -8,7 +8,6 @@ import (
 	"io"
 	"net/http"
 	"net/url"
-	"strings"
 	"time"
 
 	"piko/fault"
@@ -96,8 +95,11 @@ func unreachable(target *url.URL, err error) error {
 	if ue, ok := errors.AsType[*url.Error](err); ok {
 		err = ue.Err // it would repeat method and URL
 	}
+	if errors.Is(err, context.Canceled) {
+		return fmt.Errorf("%s: %w", target.Redacted(), err)
+	}
 	hint := "is the server running, and is this its admin address?"
-	if strings.Contains(err.Error(), "server gave HTTP response to HTTPS client") {
+	if errors.Is(err, http.ErrSchemeMismatch) {
 		hint = "the server has no TLS there: use http://"
 	}
 	return fmt.Errorf("%s: %w; %s", target.Redacted(), err, hint)

@@ -1,0 +1,107 @@
+package admin
+
+import (
+	"context"
+	"errors"
+	"maps"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+
+	"piko/fault"
+)
+
+// gone returns the URL of a port that nobody listens on.
+func gone() string {
+	srv := httptest.NewServer(nil)
+	defer srv.Close()
+	return srv.URL
+}
+
+func TestClientEndpoints(t *testing.T) {
+	mux := http.NewServeMux()
+	mux.Handle("/prefix/", http.StripPrefix("/prefix", testServer().Handler()))
+	mux.Handle("/", testServer().Handler())
+	srv := httptest.NewServer(mux)
+	defer srv.Close()
+	for _, suffix := range []string{"", "/", "/prefix", "/prefix/"} {
+		got, err := (&Client{URL: srv.URL + suffix}).Endpoints(t.Context())
+		if want := map[string]int{"one": 1, "two": 2}; err != nil || !maps.Equal(got, want) {
+			t.Errorf("%q: got %v, %v", suffix, got, err)
+		}
+	}
+}
+
+func TestClientErrors(t *testing.T) {
+	answer := func(status int, body string) string {
+		srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			w.WriteHeader(status)
+			w.Write([]byte(body))
+		}))
+		t.Cleanup(srv.Close)
+		return srv.URL
+	}
+	proxy := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { fault.Write(w, r, fault.MissingEndpoint) }))
+	defer proxy.Close()
+	plain := answer(200, "{}")
+	tests := []struct {
+		name   string
+		url    string
+		is     error
+		saying []string
+	}{
+		{"nobody listens", gone(), nil, []string{"connection refused", "is the server running"}},
+		{"TLS where there is none", strings.Replace(plain, "http://", "https://", 1), http.ErrSchemeMismatch, []string{"use http://"}},
+		{"the proxy port", proxy.URL, fault.MissingEndpoint, []string{"400", "missing endpoint id", "admin port is :8002"}},
+		{"somebody's 404", answer(404, "404 page not found"), ErrNotAdmin, []string{"404", "admin port is :8002"}},
+		{"a token is asked for", answer(401, `{"error":"missing authorization"}`), fault.MissingAuthorization, []string{"401", "token"}},
+		{"a failing server", answer(500, ""), nil, []string{"500", "see the server's log"}},
+		{"a page", answer(200, "<html>"), ErrNotAdmin, []string{"not the admin port"}},
+		{"JSON of another shape", answer(200, `{"a":"b"}`), ErrNotAdmin, []string{"not the admin port"}},
+		{"an answer that is cut off", answer(200, `{"a":`), ErrNotAdmin, []string{"not the admin port"}},
+		{"no URL", "localhost:8002", nil, []string{`bad URL "localhost:8002"`, "http://localhost:8002"}},
+		{"no host", "http://", nil, []string{"bad URL"}},
+		{"odd bytes", "http://a\x7f", nil, []string{"bad URL"}},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			got, err := (&Client{URL: tt.url}).Endpoints(t.Context())
+			if err == nil || got != nil {
+				t.Fatalf("got %v, %v", got, err)
+			}
+			if tt.is != nil && !errors.Is(err, tt.is) {
+				t.Errorf("%v is not %v", err, tt.is)
+			}
+			for _, want := range append(tt.saying, "get endpoints: ") {
+				if !strings.Contains(err.Error(), want) {
+					t.Errorf("%q lacks %q", err, want)
+				}
+			}
+		})
+	}
+}
+
+func TestClientDoesNotShowThePassword(t *testing.T) {
+	url := strings.Replace(gone(), "http://", "http://user:CANARY@", 1)
+	if _, err := (&Client{URL: url}).Endpoints(t.Context()); err == nil || strings.Contains(err.Error(), "CANARY") {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestClientStopsWithItsContext(t *testing.T) {
+	release := make(chan struct{})
+	srv := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		select {
+		case <-release:
+		case <-r.Context().Done():
+		}
+	}))
+	defer srv.Close()
+	defer close(release)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := (&Client{URL: srv.URL, HTTPClient: srv.Client()}).Endpoints(ctx); !errors.Is(err, context.Canceled) {
+		t.Errorf("got %v", err)
+	}
+}

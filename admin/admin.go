@@ -11,7 +11,9 @@ import (
 	"encoding/json"
 	"iter"
 	"log/slog"
+	"maps"
 	"net/http"
+	"slices"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -72,11 +74,9 @@ func (s *Server) log() *slog.Logger {
 // methods answers 405 to all other methods.
 func methods(h http.Handler, allowed ...string) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		for _, m := range allowed {
-			if r.Method == m {
-				h.ServeHTTP(w, r)
-				return
-			}
+		if slices.Contains(allowed, r.Method) {
+			h.ServeHTTP(w, r)
+			return
 		}
 		for _, m := range allowed {
 			w.Header().Add("Allow", m)
@@ -103,9 +103,7 @@ func probe(ok func() bool) http.HandlerFunc {
 func (s *Server) serveEndpoints(w http.ResponseWriter, _ *http.Request) {
 	counts := make(map[string]int)
 	if s.Endpoints != nil {
-		for endpoint, n := range s.Endpoints() {
-			counts[endpoint] = n
-		}
+		maps.Insert(counts, s.Endpoints())
 	}
 	s.writeJSON(w, counts)
 }

@@ -51,7 +51,7 @@ func (r *Route) Pick(now time.Time, rnd uint64, tried *Tried) Target {
 		return Target{}
 	}
 	p := picker{route: r, now: now, rnd: rnd, tried: tried}
-	for want := healthy; want < out; want++ {
+	for want := range out {
 		local, remote := p.local(want), p.remote(want)
 		switch {
 		case local == nil && remote < 0:

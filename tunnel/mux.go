@@ -1,0 +1,433 @@
+package tunnel
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"maps"
+	"net"
+	"os"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+const (
+	// maxUnacked is how many streams may be open that the peer has not
+	// accepted: half of what default yamux queues, since it goes on counting
+	// those that were reset meanwhile.
+	maxUnacked = 128
+
+	// lastStream is where ids end for us: the session must be renewed before.
+	// (The wire has twice as many.)
+	lastStream = 1 << 31
+
+	// lingerTime is how long the peer may take to end its side of a stream
+	// that we have closed.
+	lingerTime = 30 * time.Second
+
+	// goodbyeTime bounds how long goAway waits until the frame is written,
+	// brokenTime how long the read side goes on when writing has failed: what
+	// the peer said before it went may still be on its way.
+	goodbyeTime = 2 * time.Second
+	brokenTime  = time.Second
+)
+
+// Errors of streams. A session's end is seen on its streams as the error that
+// the session ended with.
+var (
+	// ErrStreamReset: the peer reset the stream.
+	ErrStreamReset = errors.New("stream reset by the peer")
+	// ErrRefused: the peer reset the stream before it accepted it. Nothing that
+	// was written on it has been acted upon: it is safe to try elsewhere.
+	ErrRefused error = refusedError{}
+	// ErrClosed: the stream was closed or reset at this end. It is a
+	// net.ErrClosed.
+	ErrClosed = fmt.Errorf("use stream: %w", net.ErrClosed)
+	// ErrBufferFull: the session held too many bytes that nobody had read when
+	// more came for this stream, which was reset.
+	ErrBufferFull = errors.New("stream reset: too many unread bytes in its tunnel")
+)
+
+// Errors of open. Nothing was sent.
+var (
+	// ErrTooManyStreams: as many streams as the limit allows are open.
+	ErrTooManyStreams = errors.New("too many streams")
+	// ErrExhausted: the session has opened as many streams as there are ids. It
+	// has to be replaced by a new one.
+	ErrExhausted = errors.New("stream ids exhausted")
+	// ErrGoAway: the peer takes no new streams.
+	ErrGoAway = errors.New("peer takes no new streams")
+)
+
+type refusedError struct{}
+
+func (refusedError) Error() string { return "stream refused by the peer" }
+
+// NeverExecuted says that trying elsewhere repeats nothing.
+func (refusedError) NeverExecuted() bool { return true }
+
+// A GoAwayError is what a session ends with when the peer said that it is over,
+// and not only that no stream may follow.
+type GoAwayError struct {
+	Code uint32 // 1 protocol error, 2 internal error; others are unknown
+}
+
+// Error names the code.
+func (e *GoAwayError) Error() string {
+	switch e.Code {
+	case goAwayProtocol:
+		return "peer ended the tunnel: protocol error"
+	case goAwayInternal:
+		return "peer ended the tunnel: internal error"
+	}
+	return fmt.Sprintf("peer ended the tunnel: code %d", e.Code)
+}
+
+// A muxConn carries a mux. One goroutine reads; writeMessage, of b[headroom:],
+// is called by one goroutine at a time, may use b's headroom, and may change
+// what it has sent. close may be called by anyone at any time, and makes the
+// other two return.
+type muxConn interface {
+	io.Reader
+	writeMessage(b []byte) error
+	close(code uint16, reason string)
+}
+
+// muxOptions are a mux's settings.
+type muxOptions struct {
+	window      int // what the peer may send on a stream unread, at least 256 KiB
+	maxStreams  int // streams at once; 0 means 4096
+	maxBuffered int // memory for unread bytes over all streams; 0 means 64 MiB
+	// allowPeerStreams is how many streams the peer may open: at a node in all,
+	// at an upstream how many it has not accepted yet.
+	allowPeerStreams int
+	onGoAway         func(code uint32) // called by run, once, without locks; may be nil
+	log              *slog.Logger      // nil discards
+}
+
+// A mux is one end of a yamux session over a muxConn. Its one goroutine is the
+// read loop, run, which never waits for a write; see outbox for the rest.
+// Methods other than run are safe for concurrent use.
+type mux struct {
+	// Static after construction.
+	c    muxConn
+	node bool // we are yamux' server: our ids are even
+	opt  muxOptions
+	out  outbox
+	done chan struct{} // closed when err is set
+
+	in    muxReader // owned by run
+	guard guard     // owned by run
+
+	unread atomic.Int64 // memory of received bytes that nobody has read
+
+	// Guarded by mu, which is held before out.mu, and never with a stream's.
+	mu         sync.Mutex
+	streams    map[uint32]*Stream
+	peak       int // the most streams since the map was made
+	nextID     uint32
+	lastPeerID uint32 // the highest id that the peer opened
+	peerOpened int    // how many it opened, up to what is allowed at a node
+	backlog    []*Stream
+	acceptable sync.Cond     // of backlog and err
+	unacked    int           // streams that we opened and the peer did not accept
+	slot       chan struct{} // closed when unacked falls; nil if nobody waits
+	late       lateCredit
+	linger     *time.Timer // runs sweep; nil until a stream lingers
+	lingering  bool        // linger is set
+	weLeave    bool        // we sent a GoAway
+	peerLeaves bool        // the peer did
+	broken     *time.Timer // runs giveUp, after writing has failed
+	err        error       // why the session ended
+}
+
+// newMux returns a mux over c, whose run must be called. node says which role
+// it has.
+func newMux(c muxConn, node bool, opt muxOptions) *mux {
+	if opt.log == nil {
+		opt.log = slog.New(slog.DiscardHandler)
+	}
+	if opt.maxStreams <= 0 {
+		opt.maxStreams = 4096
+	}
+	if opt.maxBuffered <= 0 {
+		opt.maxBuffered = 64 << 20
+	}
+	opt.window = max(opt.window, initialWindow)
+	m := &mux{c: c, node: node, opt: opt, done: make(chan struct{}), nextID: 1}
+	if node {
+		m.nextID = 2
+	}
+	m.acceptable.L = &m.mu
+	m.late.frames = lateFrames
+	m.in.init(c)
+	m.out.c, m.out.broken = c, m.writeBroke
+	return m
+}
+
+// open opens a stream. It waits, as long as ctx lets it, while too many are not
+// accepted yet. The peer learns of the stream at once, or with the first write
+// if that follows immediately.
+func (m *mux) open(ctx context.Context) (*Stream, error) {
+	for {
+		if ctx.Err() != nil {
+			return nil, fmt.Errorf("open stream: %w", context.Cause(ctx))
+		}
+		s, wait, err := m.tryOpen()
+		if err != nil {
+			return nil, fmt.Errorf("open stream: %w", err)
+		}
+		if s != nil {
+			return s, nil
+		}
+		select {
+		case <-wait:
+		case <-m.done:
+		case <-ctx.Done():
+		}
+	}
+}
+
+// tryOpen opens a stream, or returns what to wait for before the next try.
+func (m *mux) tryOpen() (s *Stream, wait <-chan struct{}, err error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	switch {
+	case m.err != nil:
+		return nil, nil, m.err
+	case m.peerLeaves:
+		return nil, nil, ErrGoAway
+	case m.nextID >= lastStream:
+		return nil, nil, ErrExhausted
+	case len(m.streams) >= m.opt.maxStreams:
+		return nil, nil, ErrTooManyStreams
+	case m.unacked >= maxUnacked:
+		if m.slot == nil {
+			m.slot = make(chan struct{})
+		}
+		return nil, m.slot, nil
+	}
+	s = newStream(m, m.nextID, true)
+	// With mu held, so that SYNs are in the order of their ids.
+	if err := m.out.control(muxFrame{kind: kindWindow, flags: flagSYN, id: s.id, length: m.extraWindow()}); err != nil {
+		return nil, nil, err
+	}
+	m.nextID += 2
+	m.unacked++
+	s.unacked = true
+	m.add(s)
+	return s, nil, nil
+}
+
+// extraWindow is what SYN and ACK add to the window that yamux starts with.
+func (m *mux) extraWindow() uint32 { return uint32(m.opt.window - initialWindow) }
+
+// accept waits for a stream that the peer opened, and acknowledges it.
+func (m *mux) accept() (*Stream, error) {
+	m.mu.Lock()
+	for len(m.backlog) == 0 && m.err == nil {
+		m.acceptable.Wait()
+	}
+	if m.err != nil {
+		err := m.err
+		m.mu.Unlock()
+		return nil, fmt.Errorf("accept stream: %w", err)
+	}
+	s := m.backlog[0]
+	m.backlog[0] = nil
+	if m.backlog = m.backlog[1:]; len(m.backlog) == 0 {
+		m.backlog = nil
+	}
+	m.mu.Unlock()
+	s.accepted()
+	return s, nil
+}
+
+// goAway tells the peer to open no more streams, and refuses those that it
+// opens all the same. It returns when the frame has been handed to the
+// connection, with all that was written before; it gives up after 2 s.
+func (m *mux) goAway(code uint32) error {
+	m.mu.Lock()
+	m.weLeave = true
+	m.mu.Unlock()
+	written, err := m.out.controlThen(muxFrame{kind: kindGoAway, length: code})
+	if err != nil {
+		return fmt.Errorf("send goaway: %w", err)
+	}
+	timeout := time.NewTimer(goodbyeTime)
+	defer timeout.Stop()
+	select {
+	case <-written:
+	case <-timeout.C:
+		return fmt.Errorf("send goaway: %w", os.ErrDeadlineExceeded)
+	}
+	if err := m.out.failure(); err != nil {
+		return fmt.Errorf("send goaway: %w", err)
+	}
+	return nil
+}
+
+// numStreams is the number of streams that are open or wait for the peer to end
+// its side.
+func (m *mux) numStreams() int {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return len(m.streams)
+}
+
+// lastStreamID is the highest id that the node has opened, 0 if none.
+func (m *mux) lastStreamID() uint32 {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if !m.node {
+		return m.lastPeerID
+	}
+	return m.nextID - 2
+}
+
+// fail ends the mux for its users: streams, accept and open return err, after
+// what had arrived. The first call counts. run goes on until the connection is
+// closed, which the caller sees to.
+func (m *mux) fail(err error) {
+	m.mu.Lock()
+	if m.err != nil {
+		m.mu.Unlock()
+		return
+	}
+	m.err = err
+	streams := m.streams
+	m.streams, m.backlog = nil, nil
+	close(m.done)
+	m.acceptable.Broadcast()
+	if m.linger != nil {
+		m.linger.Stop()
+	}
+	if m.broken != nil {
+		m.broken.Stop()
+	}
+	m.mu.Unlock()
+	m.out.fail(err)
+	for _, s := range streams {
+		s.fail(err)
+	}
+}
+
+// writeBroke lets the read loop have a little time to find out why.
+func (m *mux) writeBroke(err error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.err == nil && m.broken == nil {
+		m.broken = time.AfterFunc(brokenTime, func() {
+			m.fail(err)
+			m.c.close(closeGoingAway, "")
+		})
+	}
+}
+
+// add needs mu.
+func (m *mux) add(s *Stream) {
+	if m.streams == nil {
+		m.streams = make(map[uint32]*Stream)
+	}
+	m.streams[s.id] = s
+	m.peak = max(m.peak, len(m.streams))
+}
+
+// shrink makes a new map when the old one has become far too large: maps do not
+// shrink, and a tunnel may live for months after its busiest minute. It needs mu.
+func (m *mux) shrink() {
+	if m.peak < 64 || len(m.streams) > m.peak/8 {
+		return
+	}
+	m.peak = len(m.streams)
+	streams := make(map[uint32]*Stream, m.peak)
+	maps.Copy(streams, m.streams)
+	m.streams = streams
+}
+
+// remove forgets s, which neither side uses any more. window is what the peer
+// may have sent on it that is still on its way. Calling it again does nothing.
+func (m *mux) remove(s *Stream, window uint32) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.streams[s.id] != s {
+		return
+	}
+	delete(m.streams, s.id)
+	m.shrink()
+	m.ackedLocked(s)
+	m.late.add(window)
+	for i, waiting := range m.backlog {
+		if waiting == s {
+			m.backlog = append(m.backlog[:i], m.backlog[i+1:]...)
+			break
+		}
+	}
+}
+
+// acked makes room for another stream that the peer has not accepted.
+func (m *mux) acked(s *Stream) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.ackedLocked(s)
+}
+
+// ackedLocked needs mu.
+func (m *mux) ackedLocked(s *Stream) {
+	if !s.unacked {
+		return
+	}
+	s.unacked = false
+	m.unacked--
+	if m.slot != nil {
+		close(m.slot)
+		m.slot = nil
+	}
+}
+
+// await gives the peer lingerTime to end its side of s, which we have closed.
+func (m *mux) await(s *Stream) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.streams[s.id] != s {
+		return
+	}
+	s.lingerUntil = time.Now().Add(lingerTime)
+	if m.lingering {
+		return
+	}
+	m.lingering = true
+	if m.linger == nil {
+		m.linger = time.AfterFunc(lingerTime, m.sweep)
+	} else {
+		m.linger.Reset(lingerTime)
+	}
+}
+
+// sweep resets the streams that have lingered, and sets the timer for the next.
+func (m *mux) sweep() {
+	var over []*Stream
+	var next time.Time
+	now := time.Now()
+	m.mu.Lock()
+	for _, s := range m.streams {
+		switch until := s.lingerUntil; {
+		case until.IsZero():
+		case !until.After(now):
+			over = append(over, s)
+		case next.IsZero() || until.Before(next):
+			next = until
+		}
+	}
+	m.lingering = !next.IsZero() && m.err == nil
+	if m.lingering {
+		m.linger.Reset(next.Sub(now))
+	}
+	m.mu.Unlock()
+	for _, s := range over {
+		s.Reset()
+	}
+}

@@ -1,0 +1,328 @@
+package tunnel
+
+import (
+	"errors"
+	"io"
+	"math"
+	"time"
+)
+
+// What a peer did that ends the session.
+var (
+	errBadVersion   = broke("frame of an unknown version")
+	errBadKind      = broke("frame of an unknown type")
+	errBadSession   = broke("ping or goaway with a stream id")
+	errWrongSide    = broke("stream opened with an id of the other side's")
+	errDuplicate    = broke("stream opened twice")
+	errOpensTooMany = broke("streams opened on and on that are refused")
+	errOverWindow   = broke("more data than the stream's window allows")
+	errWindowWraps  = broke("window grown beyond 2^32 bytes")
+	errNoSuchStream = broke("frame for a stream that never was")
+	errLateFrames   = broke("too many frames for streams that are gone, or without effect")
+	errPingFlood    = broke("more than 10 pings in a second")
+)
+
+func broke(reason string) error { return &ProtocolError{Reason: reason} }
+
+// run reads frames until the session ends, and says why it did: what fail was
+// given, ErrClosedByPeer, a *ProtocolError (logged, and answered with a GoAway),
+// a *GoAwayError, or what the connection said. It closes the connection, and
+// waits for the goroutines that the mux has started.
+func (m *mux) run() error {
+	err := m.readLoop()
+	m.in.release()
+	code := uint16(closeNormal)
+	if bad, ok := errors.AsType[*ProtocolError](err); ok && m.alive() {
+		m.opt.log.Warn("tunnel: peer broke the protocol", "reason", bad.Reason)
+		_ = m.goAway(goAwayProtocol) // as far as it goes
+		code = bad.closeCode()
+	}
+	m.fail(err)
+	m.c.close(code, "")
+	m.out.kicked.Wait()
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.err
+}
+
+func (m *mux) alive() bool {
+	select {
+	case <-m.done:
+		return false
+	default:
+		return true
+	}
+}
+
+func (m *mux) readLoop() error {
+	for {
+		f, err := m.in.frame()
+		if err == nil {
+			err = m.handle(f)
+		}
+		switch {
+		case err == nil:
+		case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
+			return ErrClosedByPeer
+		default:
+			return err
+		}
+	}
+}
+
+// handle does what f asks for, and reads its body.
+func (m *mux) handle(f muxFrame) error {
+	if f.version != muxVersion {
+		return errBadVersion
+	}
+	switch f.kind {
+	case kindData, kindWindow:
+		return m.onStreamFrame(f)
+	case kindPing:
+		return m.onPing(f)
+	case kindGoAway:
+		return m.onGoAway(f)
+	}
+	return errBadKind
+}
+
+func (m *mux) onPing(f muxFrame) error {
+	if f.id != 0 {
+		return errBadSession
+	}
+	if !f.has(flagSYN) { // an answer; but we do not ask
+		return m.spend(f)
+	}
+	if !m.guard.pings.allow(time.Now(), pingRate, pingRate) {
+		return errPingFlood
+	}
+	return m.out.pong(f.length)
+}
+
+func (m *mux) onGoAway(f muxFrame) error {
+	if f.id != 0 {
+		return errBadSession
+	}
+	m.mu.Lock()
+	again := m.peerLeaves
+	m.peerLeaves = true
+	if m.slot != nil { // who waits to open need not wait any more
+		close(m.slot)
+		m.slot = nil
+	}
+	m.mu.Unlock()
+	if again && f.length == goAwayNormal {
+		return m.spend(f)
+	}
+	if m.opt.onGoAway != nil {
+		m.opt.onGoAway(f.length)
+	}
+	if f.length != goAwayNormal {
+		return &GoAwayError{Code: f.length}
+	}
+	return nil
+}
+
+// onStreamFrame handles data and window updates.
+func (m *mux) onStreamFrame(f muxFrame) error {
+	if f.has(flagSYN) {
+		if refused, err := m.onSYN(f); refused || err != nil {
+			return err
+		}
+	}
+	s, err := m.find(f)
+	if err != nil {
+		return err
+	}
+	if s == nil {
+		return m.discardBody(f)
+	}
+	if f.has(flagACK) {
+		s.onACK()
+	}
+	if f.kind == kindData {
+		err = m.onData(s, f)
+	} else {
+		err = m.onWindow(s, f)
+	}
+	if err != nil {
+		return err
+	}
+	if f.has(flagFIN) {
+		if err := m.onFIN(s, f); err != nil {
+			return err
+		}
+	}
+	if f.has(flagRST) {
+		s.onRST()
+	}
+	return nil
+}
+
+// onSYN opens the peer's stream, or refuses it, which includes to read the body.
+func (m *mux) onSYN(f muxFrame) (refused bool, err error) {
+	if f.id == 0 || m.ours(f.id) {
+		return false, errWrongSide
+	}
+	m.mu.Lock()
+	if m.streams[f.id] != nil {
+		m.mu.Unlock()
+		return false, errDuplicate
+	}
+	m.lastPeerID = max(m.lastPeerID, f.id)
+	if refused = m.refuses(); refused {
+		m.late.add(initialWindow)
+	} else {
+		s := newStream(m, f.id, false)
+		m.add(s)
+		m.backlog = append(m.backlog, s)
+		m.peerOpened++
+		m.acceptable.Signal()
+	}
+	m.mu.Unlock()
+	if !refused {
+		return false, nil
+	}
+	if !m.guard.refusals.allow(time.Now(), refusalRate, refusalBurst) {
+		return true, errOpensTooMany
+	}
+	if err := m.out.control(muxFrame{kind: kindWindow, flags: flagRST, id: f.id}); err != nil {
+		return true, err
+	}
+	return true, m.discardBody(f)
+}
+
+// refuses says whether another stream of the peer's is too much. It needs mu.
+func (m *mux) refuses() bool {
+	opened := len(m.backlog)
+	if m.node {
+		opened = m.peerOpened
+	}
+	return m.err != nil || m.weLeave || opened >= m.opt.allowPeerStreams || len(m.streams) >= m.opt.maxStreams
+}
+
+// ours says which side opens streams with this id.
+func (m *mux) ours(id uint32) bool { return (id%2 == 0) == m.node }
+
+// find returns the stream of f, nil if it is gone.
+func (m *mux) find(f muxFrame) (*Stream, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if s := m.streams[f.id]; s != nil {
+		return s, nil
+	}
+	switch ours := m.ours(f.id); {
+	case m.err != nil:
+		return nil, m.err
+	case f.id == 0, ours && f.id >= m.nextID, !ours && f.id > m.lastPeerID:
+		return nil, errNoSuchStream
+	case !m.late.spend(f):
+		return nil, errLateFrames
+	}
+	return nil, nil
+}
+
+// spend counts a frame that changes nothing.
+func (m *mux) spend(f muxFrame) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if f.length = 0; !m.late.spend(f) {
+		return errLateFrames
+	}
+	return nil
+}
+
+func (m *mux) onWindow(s *Stream, f muxFrame) error {
+	if f.length == 0 {
+		if f.flags == 0 {
+			return m.spend(f)
+		}
+		return nil
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if uint64(s.sendWindow)+uint64(f.length) > math.MaxUint32 {
+		return errWindowWraps
+	}
+	s.sendWindow += f.length
+	s.wcond.Signal()
+	return nil
+}
+
+func (m *mux) onFIN(s *Stream, f muxFrame) error {
+	if again := s.onFIN(); again {
+		return m.spend(f)
+	}
+	return nil
+}
+
+// onData reads a data frame's body into its stream.
+func (m *mux) onData(s *Stream, f muxFrame) error {
+	n := int(f.length)
+	if n == 0 {
+		if f.flags == 0 {
+			return m.spend(f)
+		}
+		return nil
+	}
+	var whole []byte // the body, if it has arrived
+	if b := m.in.buffered(); len(b) >= n {
+		whole = b[:n]
+	}
+	switch s.admit(n, whole) {
+	case admitStored:
+		m.in.skip(n)
+		return nil
+	case admitRead:
+		return m.readBody(s, n)
+	case admitDrop:
+		return m.in.discard(n)
+	}
+	return errOverWindow
+}
+
+// readBody reads n bytes, which have not all arrived, into s.
+func (m *mux) readBody(s *Stream, n int) error {
+	for n > 0 {
+		c := s.beginFill(n)
+		if c == nil {
+			return m.in.discard(n)
+		}
+		k := min(n, c.room())
+		if err := m.fillChunk(s, c, k); err != nil {
+			return err
+		}
+		n -= k
+	}
+	return nil
+}
+
+// fillChunk reads n bytes, for which there is room, behind those in c. When the connection has no
+// more for the moment, it shows the stream what there is.
+func (m *mux) fillChunk(s *Stream, c *chunk, n int) error {
+	at := c.w
+	end := at + n
+	k := copy(c.buf[at:end], m.in.buffered())
+	m.in.skip(k)
+	for at += k; at < end; {
+		k, err := m.in.readInto(c.buf[at:], end-at)
+		at += k
+		if err != nil {
+			s.endFill(c, at)
+			return err
+		}
+		if at < end {
+			s.showFill(c, at)
+		}
+	}
+	s.endFill(c, end)
+	return nil
+}
+
+// discardBody skips the body of a frame that nobody wants.
+func (m *mux) discardBody(f muxFrame) error {
+	if f.kind != kindData {
+		return nil
+	}
+	return m.in.discard(int(f.length))
+}

@@ -1,0 +1,457 @@
+package tunnel
+
+import (
+	"errors"
+	"fmt"
+	"sync"
+)
+
+// Bounds of what waits to be written. A small write waits behind what is being
+// written and what is pending: about twice bulkBound.
+const (
+	// bulkBound is the payload of a message from which on no more bulk is
+	// added to it.
+	bulkBound = 64 << 10
+	// smallBound is the same for small writes, of which each stream may add
+	// one to a message that bulk has filled: they are not to queue behind it.
+	smallBound = 128 << 10
+	smallWrite = 4 << 10
+	// controlBound is where frames that wait for nobody (pings' answers,
+	// resets, window updates, ends of streams) make us give up on a peer that
+	// reads nothing. Each is 12 bytes, and most are paid for by a stream.
+	controlBound = smallBound + 256<<10
+
+	// flushTurns is how many messages a caller of Write sends, its own first,
+	// before a goroutine takes over: it must not work for others for ever.
+	flushTurns = 4
+
+	// maxPingsUnanswered is how many pings a peer may send before it has read
+	// the answers.
+	maxPingsUnanswered = 2
+)
+
+var (
+	errPeerReadsNothing = errors.New("peer does not read what it is sent")
+	errTooManyPings     = &ProtocolError{Reason: "pings faster than their answers are read"}
+)
+
+// An outbox is the write side of a mux. There is no goroutine that sends: who
+// has something to write and finds nobody writing writes it, and with it what
+// others append meanwhile. So a write to an idle tunnel is one message and one
+// system call in its own goroutine, and many small writes leave together.
+//
+// Frames that wait for nobody are appended by control, and written by a
+// goroutine that lives for a moment, unless somebody writes anyway.
+//
+// Locks: mu is taken with a stream's mu or the mux's held, never the other way
+// round, and never held during a system call.
+type outbox struct {
+	// Static after construction.
+	c      muxConn
+	broken func(error) // called once without locks when a write has failed
+
+	kicked sync.WaitGroup // goroutines that kick started
+
+	// Guarded by mu.
+	mu          sync.Mutex
+	state       flushState
+	buf         *sendBuffer // frames that are to be written next; nil if none
+	first, last *Stream     // queue of streams whose writer waits for room
+	taken       uint64      // messages that were taken to be written
+	written     uint64      // messages that were written
+	pings       int         // answers in buf
+	pingsTaken  int         // answers in the message that is being written
+	waiters     []flushWaiter
+	err         error // why nothing can be written any more
+}
+
+// flushState says who writes.
+type flushState uint8
+
+const (
+	flushIdle flushState = iota // nobody; then buf and the queue are empty
+	// flushKicked: a goroutine has been started and will, unless a writer
+	// that comes by is faster. So an open and its first write are one message.
+	flushKicked
+	flushing
+)
+
+// flushWaiter is told when a message has been written.
+type flushWaiter struct {
+	message uint64
+	done    chan<- struct{}
+}
+
+// offerResult is what became of bytes that were offered.
+type offerResult uint8
+
+const (
+	offerTaken  offerResult = iota // in the pending message
+	offerQueued                    // in the queue: wait until queued says no
+	offerWrite                     // the caller must call writeOwn
+	offerFailed                    // nothing can be written any more
+)
+
+// offer takes p, which may be sent on s now. inline says that the caller may
+// become the one who writes. It needs s.mu, so that frames of a stream are in
+// order. With offerWrite comes the message to add p to, nil for a new one.
+func (o *outbox) offer(s *Stream, p []byte, inline bool) (offerResult, *sendBuffer) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.err != nil {
+		return offerFailed, nil
+	}
+	if inline && o.state != flushing {
+		buf := o.buf
+		o.state, o.buf = flushing, nil
+		o.taken++
+		o.pings, o.pingsTaken = 0, o.pings
+		return offerWrite, buf
+	}
+	if !o.hasRoom(s, len(p)) {
+		s.rest = p
+		o.push(s)
+		return offerQueued, nil
+	}
+	o.grow(dataSize(len(p)))
+	o.buf.b = appendData(o.buf.b, s.id, p)
+	o.kick()
+	return offerTaken, nil
+}
+
+// hasRoom says whether n bytes of s may be appended now. Bulk does not overtake
+// bulk that waits.
+func (o *outbox) hasRoom(s *Stream, n int) bool {
+	size := o.pending() + dataSize(n)
+	if size <= bulkBound && o.first == nil {
+		return true
+	}
+	if n > smallWrite || size > smallBound || s.smallIn == o.taken+1 {
+		return false
+	}
+	s.smallIn = o.taken + 1
+	return true
+}
+
+// writeOwn writes the caller's bytes, in the message that offer gave it, and
+// then for others. It returns an error if the caller's bytes did not get out.
+func (o *outbox) writeOwn(buf *sendBuffer, id uint32, p []byte) error {
+	if buf == nil {
+		buf = getSendBuffer(dataSize(len(p)))
+	} else {
+		buf = buf.grow(dataSize(len(p)))
+	}
+	buf.b = appendData(buf.b, id, p)
+	return o.flush(buf, flushTurns)
+}
+
+// control appends a frame that must not wait.
+func (o *outbox) control(f muxFrame) error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.controlLocked(f)
+}
+
+// pong answers a ping.
+func (o *outbox) pong(opaque uint32) error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.pings+o.pingsTaken >= maxPingsUnanswered {
+		return errTooManyPings
+	}
+	o.pings++
+	return o.controlLocked(muxFrame{kind: kindPing, flags: flagACK, length: opaque})
+}
+
+// controlLocked needs mu.
+func (o *outbox) controlLocked(f muxFrame) error {
+	if o.err != nil {
+		return o.err
+	}
+	if o.pending() > controlBound {
+		o.err = errPeerReadsNothing
+		o.kicked.Go(func() { o.broken(errPeerReadsNothing) })
+		return o.err
+	}
+	o.grow(muxHeader)
+	o.buf.b = f.append(o.buf.b)
+	o.kick()
+	return nil
+}
+
+// controlThen appends a frame and returns a channel that is closed when it has
+// been written, or cannot be any more.
+func (o *outbox) controlThen(f muxFrame) (<-chan struct{}, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if err := o.controlLocked(f); err != nil {
+		return nil, err
+	}
+	done := make(chan struct{})
+	o.waiters = append(o.waiters, flushWaiter{message: o.taken + 1, done: done})
+	return done, nil
+}
+
+// kick has what is pending written by a goroutine, unless somebody is at it. It
+// needs mu.
+func (o *outbox) kick() {
+	if o.state != flushIdle || o.err != nil {
+		return
+	}
+	o.state = flushKicked
+	o.kicked.Add(1)
+	go o.flushKicked()
+}
+
+// flushKicked is the goroutine: it writes until nothing is left.
+func (o *outbox) flushKicked() {
+	defer o.kicked.Done()
+	o.mu.Lock()
+	if o.state != flushKicked {
+		o.mu.Unlock()
+		return
+	}
+	o.state = flushing
+	buf, served := o.take()
+	o.mu.Unlock()
+	wakeWriters(served)
+	if buf != nil {
+		_ = o.flush(buf, 0) // it wrote for others, who are told by o.err
+	}
+}
+
+// flush writes buf, and then what others have appended meanwhile, until nothing
+// is left or turns messages are written; 0 is no limit. The state is flushing,
+// and the caller's. It returns an error if buf could not be written.
+func (o *outbox) flush(buf *sendBuffer, turns int) error {
+	for turn := 1; ; turn++ {
+		err := o.c.writeMessage(buf.b)
+		buf.free()
+		o.mu.Lock()
+		if err != nil || o.err != nil {
+			err = o.stop(err)
+			if turn > 1 {
+				return nil
+			}
+			return err
+		}
+		o.confirm()
+		if turn == turns && (o.buf != nil || o.first != nil) {
+			o.state = flushIdle
+			o.kick()
+			o.mu.Unlock()
+			return nil
+		}
+		var served *Stream
+		if buf, served = o.take(); buf == nil {
+			o.mu.Unlock()
+			return nil
+		}
+		o.mu.Unlock()
+		wakeWriters(served)
+	}
+}
+
+// take makes the next message of what is pending and what is queued, and
+// becomes idle if there is nothing. served lists streams whose writer need not
+// wait any more. It needs mu, and the state flushing.
+func (o *outbox) take() (buf *sendBuffer, served *Stream) {
+	for some := false; o.first != nil && (!some || o.pending() < bulkBound); some = true {
+		s := o.pop()
+		n := min(len(s.rest), maxBody)
+		o.grow(dataSize(n))
+		o.buf.b = appendData(o.buf.b, s.id, s.rest[:n])
+		s.rest = s.rest[n:]
+		if len(s.rest) > 0 {
+			o.push(s)
+		} else {
+			s.nextServed, served = served, s
+		}
+	}
+	if buf, o.buf = o.buf, nil; buf == nil {
+		o.state = flushIdle
+		return nil, nil
+	}
+	o.taken++
+	o.pings, o.pingsTaken = 0, o.pings
+	return buf, served
+}
+
+// confirm notes that a message has been written. It needs mu.
+func (o *outbox) confirm() {
+	o.written++
+	o.pingsTaken = 0
+	rest := o.waiters[:0]
+	for _, w := range o.waiters {
+		if w.message <= o.written {
+			close(w.done)
+		} else {
+			rest = append(rest, w)
+		}
+	}
+	if o.waiters = rest; len(rest) == 0 {
+		o.waiters = nil
+	}
+}
+
+// stop ends all writing; the first error counts, and is returned. It needs mu,
+// of which it lets go.
+func (o *outbox) stop(err error) error {
+	first := o.err == nil
+	if first {
+		o.err = fmt.Errorf("write tunnel: %w", err)
+	}
+	err = o.err
+	o.state = flushIdle
+	served := o.drop()
+	o.mu.Unlock()
+	wakeWriters(served)
+	if first {
+		o.broken(err)
+	}
+	return err
+}
+
+// fail ends all writing from outside. What somebody is writing goes on until
+// the connection is closed.
+func (o *outbox) fail(err error) {
+	o.mu.Lock()
+	if o.err == nil {
+		o.err = err
+	}
+	served := o.drop()
+	o.mu.Unlock()
+	wakeWriters(served)
+}
+
+// drop forgets what is pending and empties the queue. It needs mu.
+func (o *outbox) drop() (served *Stream) {
+	if o.buf != nil {
+		o.buf.free()
+		o.buf = nil
+	}
+	for o.first != nil {
+		s := o.pop()
+		s.nextServed, served = served, s
+	}
+	for _, w := range o.waiters {
+		close(w.done)
+	}
+	o.waiters = nil
+	return served
+}
+
+// wakeWriters wakes the writers of a list that take or drop returned.
+func wakeWriters(s *Stream) {
+	for s != nil {
+		next := s.nextServed
+		s.nextServed = nil
+		s.mu.Lock() // the writer is either before its look at queued, or waits
+		s.wcond.Signal()
+		s.mu.Unlock()
+		s = next
+	}
+}
+
+// queued says whether s' writer still has to wait; if not, how many of its
+// bytes were not taken.
+func (o *outbox) queued(s *Stream) (waits bool, rest int) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if s.queued {
+		return true, 0
+	}
+	rest = len(s.rest)
+	s.rest = nil
+	return false, rest
+}
+
+// cancel takes s out of the queue.
+func (o *outbox) cancel(s *Stream) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if s.queued {
+		o.unlink(s)
+	}
+}
+
+// failure is why nothing can be written any more, nil if it can.
+func (o *outbox) failure() error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.err
+}
+
+// progress is the number of messages written so far, and whether one is being
+// written: if that stays so without progress, the peer takes nothing.
+func (o *outbox) progress() (written uint64, busy bool) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.written, o.state != flushIdle
+}
+
+// pending is the size of the next message so far. It needs mu.
+func (o *outbox) pending() int {
+	if o.buf == nil {
+		return 0
+	}
+	return o.buf.payload()
+}
+
+// grow makes room for n bytes. It needs mu.
+func (o *outbox) grow(n int) {
+	if o.buf == nil {
+		o.buf = getSendBuffer(n)
+	} else {
+		o.buf = o.buf.grow(n)
+	}
+}
+
+// push appends s to the queue. It needs mu.
+func (o *outbox) push(s *Stream) {
+	s.queued = true
+	if o.last == nil {
+		o.first = s
+	} else {
+		o.last.nextQueued = s
+	}
+	o.last = s
+}
+
+// pop takes the first of the queue, which is not empty. It needs mu.
+func (o *outbox) pop() *Stream {
+	s := o.first
+	o.unlink(s)
+	return s
+}
+
+// unlink takes s out of the queue, in which it is. It needs mu.
+func (o *outbox) unlink(s *Stream) {
+	var prev *Stream
+	for at := o.first; at != s; at = at.nextQueued {
+		prev = at
+	}
+	if prev == nil {
+		o.first = s.nextQueued
+	} else {
+		prev.nextQueued = s.nextQueued
+	}
+	if o.last == s {
+		o.last = prev
+	}
+	s.queued, s.nextQueued = false, nil
+}
+
+// dataSize is what n bytes become as data frames.
+func dataSize(n int) int { return n + muxHeader*((n+maxBody-1)/maxBody) }
+
+// appendData appends p as data frames.
+func appendData(b []byte, id uint32, p []byte) []byte {
+	for len(p) > 0 {
+		n := min(len(p), maxBody)
+		b = muxFrame{kind: kindData, id: id, length: uint32(n)}.append(b)
+		b = append(b, p[:n]...)
+		p = p[n:]
+	}
+	return b
+}

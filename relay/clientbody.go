@@ -1,0 +1,313 @@
+package relay
+
+import (
+	"errors"
+	"io"
+	"net/http"
+	"sync"
+	"time"
+)
+
+const (
+	// lingering is how long a client may go on sending a body that nobody wants, after the response: the end of the
+	// connection would destroy the response if it came while bytes are on their way.
+	lingering = 500 * time.Millisecond
+
+	smallBody = 4 << 10
+	largeBody = 64 << 10
+)
+
+var (
+	smallBodies = sync.Pool{New: func() any { b := make([]byte, 0, smallBody); return &b }}
+	largeBodies = sync.Pool{New: func() any { b := make([]byte, 0, largeBody); return &b }}
+)
+
+var (
+	errBodyTaken = errors.New("request body was taken back")
+	longAgo      = time.Unix(1, 0)
+)
+
+// BodyOptions are the settings of TakeBody. The zero value works.
+type BodyOptions struct {
+	// Keep is how many bytes are kept, so that a body that is no longer can be sent again. 0 is none.
+	Keep int
+	// Progress is how long a body with a Content-Length may stay away before reading it fails with a time-out. 0 is
+	// for ever.
+	Progress time.Duration
+}
+
+// Body is the body of a server's request on its way through RoundTrip. A handler takes one per request, attaches it to
+// each attempt's request, and finishes it before it returns. All methods can be called on nil, which is no body.
+//
+// What it is for: a read that waits for the client holds a lock of net/http's that closing the body wants, too;
+// a handler must not return while somebody reads (golang.org/issue/68560); and what was left unread on a connection
+// must never be taken for the client's next request.
+type Body struct {
+	// Static after construction.
+	w   http.ResponseWriter
+	req *http.Request
+	opt BodyOptions
+
+	// Guarded by readMu, which is held while waiting for the client. It is taken before mu.
+	readMu   sync.Mutex
+	finished bool
+	armed    time.Time // when the read deadline was set last
+
+	// Guarded by mu, which is never held for long.
+	mu       sync.Mutex
+	current  *bodyReader
+	pos      int64  // bytes read from the client
+	log      []byte // the bytes up to pos that were kept, from base on
+	base     int64
+	pooled   *[]byte // where log came from
+	released bool    // no further Attach will come
+	end      error   // what reading the client ended with
+}
+
+// TakeBody takes the body of a server's request; nil if there is none. From here on the response may be written while
+// the body is still read.
+func TakeBody(w http.ResponseWriter, r *http.Request, opt BodyOptions) *Body {
+	if r.Body == nil || r.Body == http.NoBody || r.ContentLength == 0 {
+		return nil
+	}
+	// Without it net/http reads the rest of the body itself when the response begins: of 30,005 answers to POSTs of
+	// 64 KiB through a proxy 93 were truncated. HTTP/2 needs no such thing and says so.
+	_ = http.NewResponseController(w).EnableFullDuplex()
+	return &Body{w: w, req: r, opt: opt}
+}
+
+// Attach gives out the body from its first byte on: it sets out's Body and ContentLength and, at the end of the body,
+// Trailer. It does nothing and says false if a part of the body is gone. A reader that was attached before gets no more.
+func (b *Body) Attach(out *http.Request) bool {
+	if b == nil {
+		out.Body, out.ContentLength = http.NoBody, 0
+		return true
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.base > 0 || b.released || b.end != nil && b.end != io.EOF {
+		return false
+	}
+	b.current = &bodyReader{b: b, out: out}
+	out.Body, out.ContentLength, out.Trailer = b.current, b.req.ContentLength, b.req.Trailer
+	return true
+}
+
+// Release gives up sending the body again: a response has come.
+func (b *Body) Release() {
+	if b == nil {
+		return
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.released = true
+	b.trim()
+}
+
+// Bytes is how many bytes the client has sent of the body.
+func (b *Body) Bytes() int64 {
+	if b == nil {
+		return 0
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.pos
+}
+
+// Done reports whether the whole body was read from the client.
+func (b *Body) Done() bool {
+	if b == nil {
+		return true
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.end == io.EOF
+}
+
+// Finish takes the body back: it ends a read that still waits for the client, without waiting for it, and reads of it
+// fail from now on. If the client had more to send, its connection is closed behind the response, after a moment in
+// which it may go on sending: a connection that is closed with bytes unread is reset, and the response lost.
+func (b *Body) Finish() {
+	if b == nil {
+		return
+	}
+	if !b.Done() {
+		b.interrupt()
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.current = nil
+	b.free()
+}
+
+func (b *Body) interrupt() {
+	rc := http.NewResponseController(b.w)
+	if !b.readMu.TryLock() {
+		_ = rc.SetReadDeadline(longAgo)
+		b.readMu.Lock()
+	}
+	defer b.readMu.Unlock()
+	b.finished = true
+	if b.Done() {
+		return
+	}
+	_ = rc.SetReadDeadline(time.Now().Add(lingering))
+	closeBehind(b.w)
+}
+
+// closeBehind makes net/http close the client's connection after the response, even if its head is out. There is no
+// direct way; a MaxBytesReader that reaches its limit is documented to do it.
+func closeBehind(w http.ResponseWriter) {
+	for {
+		u, ok := w.(interface{ Unwrap() http.ResponseWriter })
+		if !ok {
+			break
+		}
+		w = u.Unwrap()
+	}
+	_, _ = http.MaxBytesReader(w, oneByte{}, 0).Read(make([]byte, 1))
+}
+
+type oneByte struct{}
+
+func (oneByte) Read(p []byte) (int, error) { return copy(p, "x"), nil }
+func (oneByte) Close() error               { return nil }
+
+// bodyReader is the body for one attempt.
+type bodyReader struct {
+	b   *Body
+	out *http.Request
+	off int64 // guarded by b.mu
+}
+
+// Close implements io.Closer. The client's body is not closed: another attempt may want it.
+func (r *bodyReader) Close() error { return nil }
+
+// Read gives what was kept, then what the client sends.
+func (r *bodyReader) Read(p []byte) (int, error) {
+	if n, err := r.kept(p); n > 0 || err != nil {
+		return n, err
+	}
+	b := r.b
+	b.readMu.Lock()
+	defer b.readMu.Unlock()
+	if n, err := r.kept(p); n > 0 || err != nil { // by a reader that had been waiting before us
+		return n, err
+	}
+	if b.finished {
+		return 0, errBodyTaken
+	}
+	b.arm()
+	n, err := b.req.Body.Read(p)
+	return r.record(p[:n], err)
+}
+
+// kept reads from the log; it returns 0 and nil if the client has to be read.
+func (r *bodyReader) kept(p []byte) (int, error) {
+	b := r.b
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.current != r {
+		return 0, errBodyTaken
+	}
+	n := copy(p, b.log[min(r.off-b.base, int64(len(b.log))):])
+	r.off += int64(n)
+	b.trim()
+	return n, r.atEnd()
+}
+
+// record takes note of what was read from the client.
+func (r *bodyReader) record(data []byte, err error) (int, error) {
+	b := r.b
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.pos += int64(len(data))
+	b.end = err
+	if b.current != r {
+		b.keep(data) // for the one that came after us, which has no other way to it
+		return 0, errBodyTaken
+	}
+	if b.keeping(len(data)) {
+		b.keep(data)
+	} else {
+		b.free()
+		b.base = b.pos
+	}
+	r.off = b.pos
+	return len(data), r.atEnd()
+}
+
+// keeping reports whether n more bytes go into the log. It wants mu.
+func (b *Body) keeping(n int) bool {
+	return b.base == 0 && !b.released && int64(b.opt.Keep) >= max(b.req.ContentLength, int64(len(b.log)+n))
+}
+
+// atEnd returns how the body ended if r is there, and hands over the trailers. It wants mu.
+func (r *bodyReader) atEnd() error {
+	if r.off < r.b.pos || r.b.end == nil {
+		return nil
+	}
+	if r.b.end == io.EOF {
+		r.out.Trailer = r.b.req.Trailer // only complete now, and perhaps another map
+	}
+	return r.b.end
+}
+
+// arm sets the deadline for the client's next bytes, at most eight times in its duration. net/http clears it at the
+// body's end. It wants readMu.
+func (b *Body) arm() {
+	if b.opt.Progress <= 0 || b.req.ContentLength < 0 {
+		return
+	}
+	slack := b.opt.Progress / 8
+	if now := time.Now(); now.Sub(b.armed) > slack {
+		b.armed = now
+		_ = http.NewResponseController(b.w).SetReadDeadline(now.Add(b.opt.Progress + slack))
+	}
+}
+
+// trim drops the log once nobody can ask for it. It wants mu.
+func (b *Body) trim() {
+	if b.released && len(b.log) > 0 && (b.current == nil || b.current.off == b.pos) {
+		b.free()
+		b.base = b.pos
+	}
+}
+
+// keep appends to the log. It wants mu.
+func (b *Body) keep(data []byte) {
+	if need := len(b.log) + len(data); need > cap(b.log) {
+		old, oldPooled := b.log, b.pooled
+		b.pooled = bodyBuffer(max(need, int(min(b.req.ContentLength, largeBody))))
+		b.log = append((*b.pooled)[:0], old...)
+		putBodyBuffer(oldPooled)
+	}
+	b.log = append(b.log, data...)
+}
+
+// free wants mu.
+func (b *Body) free() {
+	putBodyBuffer(b.pooled)
+	b.log, b.pooled = nil, nil
+}
+
+func bodyBuffer(size int) *[]byte {
+	switch {
+	case size <= smallBody:
+		return smallBodies.Get().(*[]byte)
+	case size <= largeBody:
+		return largeBodies.Get().(*[]byte)
+	}
+	b := make([]byte, 0, size)
+	return &b
+}
+
+func putBodyBuffer(b *[]byte) {
+	switch {
+	case b == nil:
+	case cap(*b) == smallBody:
+		smallBodies.Put(b)
+	case cap(*b) == largeBody:
+		largeBodies.Put(b)
+	}
+}

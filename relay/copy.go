@@ -1,0 +1,122 @@
+package relay
+
+import (
+	"errors"
+	"io"
+	"net/http"
+	"strings"
+)
+
+// CopyResponse writes res to the client: the end-to-end fields of its header over what w.Header() has, its body, its
+// trailers, announced or not. Nothing is added: where the service gave no Content-Type, none is made up. It flushes
+// when the length is unknown (chunked, SSE, until close), whenever the service has nothing more for now; a response
+// without a body is never flushed, so that gRPC's trailers-only responses stay one piece. It closes res.Body and
+// returns the bytes of body that were written.
+//
+// Once committed is true the client has a part of the response, and an error must end in panic(http.ErrAbortHandler),
+// or it takes that part for the whole. The error is a *ClientError if the client could not be written to; otherwise
+// the service's.
+func CopyResponse(w http.ResponseWriter, res *http.Response) (n int64, committed bool, err error) {
+	defer res.Body.Close()
+	h := w.Header()
+	copyHeader(h, res.Header)
+	if _, ok := h["Content-Type"]; !ok {
+		h["Content-Type"] = nil // net/http would guess one
+	}
+	announced := announceTrailers(h, res.Trailer)
+	w.WriteHeader(res.StatusCode)
+	if res.Body == http.NoBody {
+		return 0, true, nil
+	}
+	if n, err = copyBody(w, res); err != nil {
+		return n, true, err
+	}
+	if len(res.Trailer) > 0 {
+		err = copyTrailers(w, res.Trailer, announced)
+	}
+	return n, true, err
+}
+
+// announceTrailers names the trailers that the service announced, and returns how many there were.
+func announceTrailers(h, trailer http.Header) int {
+	n := 0
+	for name := range trailer {
+		if !noTrailer(name) {
+			h["Trailer"] = append(h["Trailer"], name)
+			n++
+		}
+	}
+	return n
+}
+
+// copyTrailers hands the trailers to net/http, which must be chunking by now.
+func copyTrailers(w http.ResponseWriter, trailer http.Header, announced int) error {
+	h := w.Header()
+	names := h["Trailer"]
+	for name, values := range trailer {
+		if noTrailer(name) {
+			continue
+		}
+		if announced == 0 || !hasToken(names, name) {
+			name = http.TrailerPrefix + name
+		}
+		h[name] = values
+	}
+	return flush(w)
+}
+
+// copyBody copies the body as the kind of it asks for.
+func copyBody(w http.ResponseWriter, res *http.Response) (int64, error) {
+	x, ours := res.Body.(*exchange)
+	if ours {
+		if n, ok, err := x.writeBuffered(w); ok {
+			return int64(n), clientError(err)
+		}
+	}
+	streamed := res.ContentLength < 0 || strings.HasPrefix(res.Header.Get("Content-Type"), "text/event-stream")
+	if streamed && !(ours && x.waiting()) {
+		if err := flush(w); err != nil { // the client may act on the head alone
+			return 0, err
+		}
+	}
+	buf := copyBuffers.Get().(*[]byte)
+	defer copyBuffers.Put(buf)
+	var n int64
+	for {
+		r, err := res.Body.Read(*buf)
+		if r > 0 {
+			m, werr := w.Write((*buf)[:r])
+			n += int64(m)
+			if werr != nil {
+				return n, clientError(werr)
+			}
+		}
+		if err == io.EOF {
+			return n, nil
+		}
+		if err != nil {
+			return n, err
+		}
+		if streamed && !(ours && x.waiting()) {
+			if err := flush(w); err != nil {
+				return n, err
+			}
+		}
+	}
+}
+
+func clientError(err error) error {
+	if err == nil {
+		return nil
+	}
+	return &ClientError{Op: "write response", Err: err}
+}
+
+// flush sends what net/http holds. A writer that cannot be flushed has nothing to send.
+func flush(w http.ResponseWriter) error {
+	err := http.NewResponseController(w).Flush()
+	if errors.Is(err, http.ErrNotSupported) {
+		return nil
+	}
+	return clientError(err)
+}

@@ -77,10 +77,10 @@ func (x *exchange) roundTrip() (*http.Response, error) {
 	if err != nil {
 		return nil, err
 	}
+	x.body.Attach(out)
 	for {
-		x.body.Attach(out)
 		res, err := x.l.pool.RoundTrip(out)
-		if err == nil || x.retries+1 >= maxAttempts || !x.retryable(err) {
+		if err == nil || x.retries+1 >= maxAttempts || !x.retryable(err) || !x.body.Attach(out) {
 			return res, err
 		}
 		x.retries++
@@ -89,7 +89,7 @@ func (x *exchange) roundTrip() (*http.Response, error) {
 
 func (x *exchange) retryable(err error) bool {
 	_, dial := errors.AsType[*dialError](err)
-	return !dial && relay.NeverExecuted(err) && x.body.Replayable() && x.in.Context().Err() == nil
+	return !dial && relay.NeverExecuted(err) && x.in.Context().Err() == nil
 }
 
 // request is what the service gets: the client's request with the hop-by-hop

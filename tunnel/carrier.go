@@ -61,13 +61,14 @@ type carrier struct {
 		ping, pong    bool
 		pongPayload   []byte // of the latest ping only: RFC 6455, section 5.5.3
 		writeDeadline time.Time
-		closed        bool
+		closing       bool // close was called
+		closed        bool // no more flushers
 		// err ends all writing. Written with wlock held as well.
 		err error
 	}
 
-	closeOnce sync.Once
-	flushers  sync.WaitGroup // goroutines that write a control frame; close waits for them
+	flushers sync.WaitGroup // goroutines that write a control frame; close waits for them
+	ended    sync.WaitGroup // the first call of close, for which the others wait
 }
 
 // newCarrier carries bytes over nc, on which the handshake is done. buffered is
@@ -90,18 +91,33 @@ func (c *carrier) lastRead() time.Time {
 // and may be called by anyone and again. The code 0 tells the peer nothing,
 // for a connection that is known to be dead.
 func (c *carrier) close(code uint16, reason string) {
-	c.closeOnce.Do(func() {
-		told := code != 0 && c.sendClose(code, reason, errClosedHere)
-		c.ctl.mu.Lock()
-		c.ctl.closed = true
-		c.ctl.mu.Unlock()
-		if t, ok := c.nc.(interface{ NetConn() net.Conn }); ok && !told {
-			// crypto/tls would try for 5 s to say goodbye.
-			t.NetConn().Close()
-		}
-		c.nc.Close()
-		c.flushers.Wait()
-	})
+	if !c.beginClose() {
+		c.ended.Wait()
+		return
+	}
+	defer c.ended.Done()
+	told := code != 0 && c.sendClose(code, reason, errClosedHere)
+	c.ctl.mu.Lock()
+	c.ctl.closed = true
+	c.ctl.mu.Unlock()
+	if t, ok := c.nc.(interface{ NetConn() net.Conn }); ok && !told {
+		// crypto/tls would try for 5 s to say goodbye.
+		t.NetConn().Close()
+	}
+	c.nc.Close()
+	c.flushers.Wait()
+}
+
+// beginClose reports whether this is the first call.
+func (c *carrier) beginClose() bool {
+	c.ctl.mu.Lock()
+	defer c.ctl.mu.Unlock()
+	if c.ctl.closing {
+		return false
+	}
+	c.ctl.closing = true
+	c.ended.Add(1)
+	return true
 }
 
 // Close is close with the code of a normal end.

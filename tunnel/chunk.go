@@ -63,7 +63,7 @@ func getSendBuffer(n int) *sendBuffer {
 		size++
 	}
 	if size == len(sendSizes) {
-		return &sendBuffer{b: make([]byte, headroom, n), size: size}
+		return &sendBuffer{b: make([]byte, headroom, 2*n), size: size} // rare: it is about to grow
 	}
 	if s, _ := sendPools[size].Get().(*sendBuffer); s != nil {
 		return s

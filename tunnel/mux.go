@@ -260,11 +260,11 @@ func (m *mux) goAway(code uint32) error {
 	timeout := time.NewTimer(goodbyeTime)
 	defer timeout.Stop()
 	select {
-	case <-written:
+	case err = <-written:
 	case <-timeout.C:
-		return fmt.Errorf("send goaway: %w", os.ErrDeadlineExceeded)
+		err = os.ErrDeadlineExceeded
 	}
-	if err := m.out.failure(); err != nil {
+	if err != nil {
 		return fmt.Errorf("send goaway: %w", err)
 	}
 	return nil

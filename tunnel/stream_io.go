@@ -121,6 +121,12 @@ func (s *Stream) writeSome(p []byte) (int, error) {
 			return 0, err
 		}
 		return n, nil
+	case offerYield:
+		s.mu.Unlock()
+		if err := s.m.out.writeAll(); err != nil {
+			return 0, err
+		}
+		return n, nil
 	case offerQueued:
 		return s.waitForRoom(n)
 	case offerFailed:

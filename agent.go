@@ -1,7 +1,17 @@
 package main
 
 import (
+	"context"
 	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"sync"
+
+	"piko/accesslog"
+	"piko/agent"
+	"piko/client"
+	"piko/tunnel"
 )
 
 // agentCmd is `piko agent`.
@@ -52,8 +62,138 @@ with agent.yaml:
       tls: {root_cas: /etc/ssl/internal.pem}`
 }
 
-// Run listens on every endpoint of the file.
-func (agentStartCmd) Run(p *process, a *agentCmd) error { return errors.ErrUnsupported }
+// checkConfig implements what `piko config check` asks.
+func (agentStartCmd) checkConfig(c *cli) error {
+	if len(c.Agent.Listeners) == 0 {
+		return &usageError{err: errors.New("no listeners configured: list at least one under listeners, with endpoint_id and addr")}
+	}
+	_, err := c.Agent.agentConfig.build()
+	return err
+}
 
-// Run listens on one endpoint.
-func (agentHTTPCmd) Run(p *process, a *agentCmd) error { return errors.ErrUnsupported }
+// Run listens on every endpoint of the file.
+func (c agentStartCmd) Run(p *process, a *agentCmd) error {
+	if len(a.Listeners) == 0 {
+		hint := "piko agent start --help"
+		return &usageError{errors.New("no listeners configured: list them in the file that --config.path names, or use piko agent http"), hint}
+	}
+	return a.run(p)
+}
+
+// Run listens on one endpoint, whatever the file lists.
+func (c *agentHTTPCmd) Run(p *process, a *agentCmd) error {
+	l := listenerConfig{EndpointID: c.Endpoint, Addr: c.Addr, Protocol: "http", listenerOptions: c.listenerOptions}
+	if err := c.check(); err != nil {
+		return err
+	}
+	a.Listeners = []listenerConfig{l}
+	return a.run(p)
+}
+
+// check is that of a file's listener, in the words of the command line.
+func (c *agentHTTPCmd) check() error {
+	if _, err := tunnel.ParseEndpoint(c.Endpoint); err != nil {
+		return &usageError{err: fmt.Errorf("<endpoint>: %w", endpointError(c.Endpoint, err))}
+	}
+	if err := c.listenerOptions.check("--", "-"); err != nil {
+		return &usageError{err: err}
+	}
+	return nil
+}
+
+// agentParts is the configuration of an agent, checked, in the words of the
+// packages that it is for.
+type agentParts struct {
+	agent  agent.Config
+	client client.Client
+}
+
+// build loads the files that the configuration names and checks the rest.
+func (c *agentConfig) build() (agentParts, error) {
+	tlsConfig, err := c.Connect.TLS.load("--connect.tls.")
+	if err != nil {
+		return agentParts{}, err
+	}
+	parts := agentParts{
+		agent: agent.Config{ConnectTimeout: c.Connect.Timeout, GracePeriod: zeroIsOff(c.GracePeriod)},
+		client: client.Client{
+			URL:      string(c.Connect.URL),
+			ProxyURL: string(c.Connect.ProxyURL),
+			TenantID: c.Connect.TenantID,
+			TLS:      tlsConfig,
+		},
+	}
+	if token := c.Connect.Token; token != "" {
+		parts.client.Token = func(context.Context) (string, error) { return token, nil }
+	}
+	for i := range c.Listeners {
+		l, err := c.Listeners[i].listener(fmt.Sprintf("listeners[%d].", i))
+		if err != nil {
+			return agentParts{}, err
+		}
+		parts.agent.Listeners = append(parts.agent.Listeners, l)
+	}
+	// The agent knows best what a service's address may look like.
+	if _, err := agent.New(parts.agent, &parts.client, nil, nil, nil); err != nil {
+		return agentParts{}, &usageError{err: err}
+	}
+	return parts, nil
+}
+
+// run is an agent: the listeners, its metrics port, and systemd's ear.
+func (a *agentCmd) run(p *process) error {
+	parts, err := a.agentConfig.build()
+	if err != nil {
+		return err
+	}
+	log := p.logger(a.Log)
+	limitMemory(p.getenv, log)
+
+	access := accesslog.NewWriter(p.stderr)
+	defer access.Close()
+	parts.agent.AccessLog = a.Log.accessOptions(log, "proxy.http.access")
+	parts.client.Logger = subsystem(log, "client")
+	registry := newRegistry()
+	ag, err := agent.New(parts.agent, &parts.client, subsystem(log, "proxy.http"), registry, access)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancelCause(p.ctx)
+	var running sync.WaitGroup
+	defer running.Wait()
+	defer cancel(nil)
+	if a.Server.Enabled {
+		ln, err := listen("--server.bind-addr", a.Server.BindAddr)
+		if err != nil {
+			return err
+		}
+		metrics := newHTTPServer(agent.MetricsHandler(registry), subsystem(log, "server"))
+		subsystem(log, "server").Info("serving metrics", "addr", ln.Addr().String())
+		running.Go(func() { cancel(serveUntil(ctx, metrics, ln)) })
+	}
+	log = subsystem(log, "main")
+	log.Info("agent started", "version", version(), "url", a.Connect.URL.redacted(), "listeners", len(parts.agent.Listeners))
+	ready := make(chan struct{})
+	close(ready) // a server that is not there yet is no reason to hold up the machine's start
+	defer newNotifier(p.getenv, log).follow(ctx, ready, fmt.Sprintf("%d listeners", len(parts.agent.Listeners)), a.GracePeriod)()
+
+	err = ag.Run(ctx)
+	if cause := context.Cause(ctx); err == nil && p.ctx.Err() == nil {
+		err = cause // the metrics port failed
+	}
+	if err != nil {
+		return err
+	}
+	log.Info("agent stopped", "reason", context.Cause(p.ctx).Error())
+	return nil
+}
+
+// serveUntil serves until ctx ends, which is no error.
+func serveUntil(ctx context.Context, srv *http.Server, ln net.Listener) error {
+	unhook := context.AfterFunc(ctx, func() { srv.Close() })
+	defer unhook()
+	if err := srv.Serve(ln); !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("serve on %s: %w", ln.Addr(), err)
+	}
+	return nil
+}

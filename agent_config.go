@@ -101,7 +101,16 @@ func (l *listenerConfig) check() error {
 	if l.Protocol == "tcp" {
 		return errors.New("protocol: tcp listeners are not supported yet; take this one away or use http")
 	}
-	return l.AccessLog.check("access-log.")
+	return l.listenerOptions.check("", "_")
+}
+
+// check finds what no single value shows. Errors begin with the option, as
+// prefix and dash make it a flag or a key.
+func (o *listenerOptions) check(prefix, dash string) error {
+	if o.Timeout == 0 {
+		return fmt.Errorf("%stimeout: 0s leaves no time to connect to the service; use a second or more", prefix)
+	}
+	return o.AccessLog.check(prefix+"access"+dash+"log.", dash)
 }
 
 // endpointError says what an endpoint may look like.

@@ -84,14 +84,27 @@ func (m *keyMatcher) below(prefix string) string {
 	return strings.Join(slices.Sorted(maps.Keys(names)), ", ")
 }
 
+// all is every key and section that the file may have.
+func (m *keyMatcher) all() []string {
+	names := map[string]bool{}
+	for key := range m.flags {
+		names[key] = true
+		for i, c := range key {
+			if c == '.' {
+				names[key[:i]] = true
+			}
+		}
+	}
+	return append(slices.Collect(maps.Keys(names)), m.sectionKeys...)
+}
+
 // unknown is the error for a key that nothing reads.
 func (m *keyMatcher) unknown(key string, n *yamlNode) error {
 	what := "unknown key " + m.label + key
 	if n.kind == yamlScalar && !looksSecret(key) {
 		what += fmt.Sprintf(" (%.60q)", n.text)
 	}
-	candidates := append(slices.Collect(maps.Keys(m.flags)), m.sectionKeys...)
-	if near := nearest(key, candidates); near != "" {
+	if near := nearest(key, m.all()); near != "" {
 		return fmt.Errorf("%s; did you mean %s?", what, m.label+near)
 	}
 	level := key[:strings.LastIndexByte(key, '.')+1]
@@ -120,7 +133,7 @@ func nearest(key string, candidates []string) string {
 	}
 	name := canonical[strings.LastIndexByte(canonical, '.')+1:]
 	for _, c := range candidates {
-		if strings.HasSuffix(c, "."+name) {
+		if c == name || strings.HasSuffix(c, "."+name) {
 			return c
 		}
 	}

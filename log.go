@@ -7,6 +7,8 @@ import (
 	"log/slog"
 	"slices"
 	"strings"
+
+	"piko/accesslog"
 )
 
 // logConfig is the log.* section.
@@ -109,6 +111,29 @@ func (h *logHandler) WithGroup(name string) slog.Handler {
 	next.out = h.out.WithGroup(name)
 	next.grouped = true
 	return &next
+}
+
+// accessOptions are those of the access log that calls itself name: it heeds the
+// level and the subsystems of log, and has the same format.
+func (c logConfig) accessOptions(log *slog.Logger, name string) accesslog.Options {
+	return accesslog.Options{
+		Subsystem: name,
+		Text:      c.Format == "text",
+		MinLevel:  enabledLevel{subsystem(log, name).Handler()},
+	}
+}
+
+// enabledLevel is the lowest level that a handler lets through now.
+type enabledLevel struct{ h slog.Handler }
+
+// Level implements slog.Leveler.
+func (e enabledLevel) Level() slog.Level {
+	for _, l := range []slog.Level{slog.LevelDebug, slog.LevelInfo, slog.LevelWarn} {
+		if e.h.Enabled(context.Background(), l) {
+			return l
+		}
+	}
+	return slog.LevelError
 }
 
 // subsystem is log with the name of the part that it is for.

@@ -8,6 +8,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 )
 
@@ -33,31 +34,48 @@ func newNotifier(getenv func(string) (string, bool), log *slog.Logger) *notifier
 	return n
 }
 
-// ready says that the service works, and how.
-func (n *notifier) ready(status string) { n.send("READY=1\nSTATUS=" + status) }
-
-// stopping says that the process is about to end, and asks for the time.
-func (n *notifier) stopping(status string, within time.Duration) {
-	n.send(fmt.Sprintf("STOPPING=1\nSTATUS=%s\nEXTEND_TIMEOUT_USEC=%d", status, within.Microseconds()))
+// follow tells systemd that the command is ready once ready is closed, that it
+// stops (which may take grace) once ctx ends, and in between and after that it
+// lives. The returned func ends that and waits for it.
+func (n *notifier) follow(ctx context.Context, ready <-chan struct{}, status string, grace time.Duration) (stop func()) {
+	if n.socket == "" {
+		return func() {}
+	}
+	done := make(chan struct{})
+	var wg sync.WaitGroup
+	wg.Go(func() { n.run(ctx, ready, done, status, grace) })
+	return func() {
+		close(done)
+		wg.Wait()
+	}
 }
 
-// watch keeps systemd's watchdog from biting until ctx ends. It returns at once
-// when there is none.
-func (n *notifier) watch(ctx context.Context) {
-	if n.watchdog == 0 {
-		return
+func (n *notifier) run(ctx context.Context, ready, done <-chan struct{}, status string, grace time.Duration) {
+	var tick <-chan time.Time // nil without a watchdog
+	if n.watchdog > 0 {
+		t := time.NewTicker(n.watchdog / 2)
+		defer t.Stop()
+		tick = t.C
 	}
-	tick := time.NewTicker(n.watchdog / 2)
-	defer tick.Stop()
+	stopping := ctx.Done()
 	for {
 		select {
-		case <-ctx.Done():
-			return
-		case <-tick.C:
+		case <-ready:
+			n.send("READY=1\nSTATUS=" + status)
+			ready = nil
+		case <-stopping:
+			n.send(fmt.Sprintf("STOPPING=1\nSTATUS=draining\nEXTEND_TIMEOUT_USEC=%d", (grace + stopMargin).Microseconds()))
+			ready, stopping = nil, nil
+		case <-tick:
 			n.send("WATCHDOG=1")
+		case <-done:
+			return
 		}
 	}
 }
+
+// stopMargin is what ending takes beyond the grace period.
+const stopMargin = 5 * time.Second
 
 // send writes one datagram. Failing is worth a line and no more: the service
 // works without systemd knowing.

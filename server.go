@@ -2,9 +2,19 @@ package main
 
 import (
 	"context"
+	"crypto/rand"
 	"fmt"
 	"log/slog"
 	"net"
+	"net/http"
+	"strings"
+	"sync"
+	"sync/atomic"
+
+	"piko/accesslog"
+	"piko/admin"
+	"piko/router"
+	"piko/upstreamconn"
 )
 
 // serverCmd is `piko server`: without a further command it runs a node.
@@ -51,42 +61,108 @@ func (c *serverNodeCmd) Run(p *process) error {
 	if err != nil {
 		return err
 	}
+	status := fmt.Sprintf("serving clients on %s, agents on %s", s.ProxyAddr(), s.UpstreamAddr())
+	defer newNotifier(p.getenv, s.log).follow(p.ctx, s.Ready(), status, c.GracePeriod)()
 	return s.Run(p.ctx)
 }
 
-// server is one node.
+// server is one node: clients' requests come in on the proxy port and leave
+// through the tunnels that upstreams opened on the upstream port; the table
+// between them knows which upstream serves which endpoint.
 type server struct {
 	// Static after construction.
-	proxyLn, upstreamLn, adminLn net.Listener
-	ready                        chan struct{} // closed when the node serves
+	cfg       serverConfig
+	id        string
+	log       *slog.Logger
+	table     *router.Table
+	upstreams *upstreamconn.Server
+	gate      *gate             // requests in flight, and Connection: close in a drain
+	access    *accesslog.Writer // nil: no access log
+	proxy     *port
+	upstream  *port
+	admin     *port
+	ready     chan struct{} // closed when the node serves
+
+	isReady atomic.Bool // what /ready says
 }
 
 // newServer puts a node together and opens its ports, so that its addresses
 // are known and a port in use is an error before anything has started. Whoever
 // calls it calls Run, which also closes the ports.
 func newServer(cfg serverConfig, log *slog.Logger) (*server, error) {
-	s := &server{ready: make(chan struct{})}
-	for _, l := range []struct {
-		ln   *net.Listener
-		addr bindAddr
-	}{{&s.proxyLn, cfg.Proxy.BindAddr}, {&s.upstreamLn, cfg.Upstream.BindAddr}, {&s.adminLn, cfg.Admin.BindAddr}} {
-		ln, err := net.Listen("tcp", string(l.addr))
-		if err != nil {
-			return nil, fmt.Errorf("listen: %w", err)
-		}
-		*l.ln = ln
+	s := &server{cfg: cfg, id: newNodeID(cfg.Cluster), table: router.NewTable(), ready: make(chan struct{})}
+	s.log = subsystem(log, "server").With("node_id", s.id)
+	registry := newRegistry()
+
+	s.upstreams = &upstreamconn.Server{
+		NodeID:       s.id,
+		Table:        s.table,
+		Logger:       subsystem(log, "upstream"),
+		StreamWindow: int(cfg.Upstream.StreamWindow),
+		Registerer:   registry,
 	}
-	return s, nil
+	status := &admin.Server{
+		Ready:     s.isReady.Load,
+		Endpoints: s.table.Endpoints,
+		Gatherer:  registry,
+		Logger:    subsystem(log, "admin"),
+	}
+	s.gate = newGate(http.NotFoundHandler())
+	return s, s.open(log, status)
 }
 
-// Run serves until ctx ends, drains, and returns nil; or returns what failed.
+// open opens the ports, all or none.
+func (s *server) open(log *slog.Logger, status *admin.Server) error {
+	proxy := newHTTPServer(s.gate, subsystem(log, "proxy"))
+	proxy.DisableGeneralOptionsHandler = true // OPTIONS * is the service's
+	proxy.ReadHeaderTimeout = s.cfg.Proxy.HTTP.ReadHeaderTimeout
+	proxy.IdleTimeout = s.cfg.Proxy.HTTP.IdleTimeout
+	proxy.MaxHeaderBytes = int(s.cfg.Proxy.HTTP.MaxHeaderBytes)
+	upstream := newHTTPServer(s.upstreams.Handler(), subsystem(log, "upstream"))
+	upstream.ReadTimeout = readHeaderTimeout // a handshake has no body; what is refused must not linger
+
+	var err error
+	if s.proxy, err = openPort("--proxy.bind-addr", s.cfg.Proxy.BindAddr, proxy); err != nil {
+		return err
+	}
+	if s.upstream, err = openPort("--upstream.bind-addr", s.cfg.Upstream.BindAddr, upstream); err != nil {
+		s.proxy.ln.Close()
+		return err
+	}
+	s.admin, err = openPort("--admin.bind-addr", s.cfg.Admin.BindAddr, newHTTPServer(status.Handler(), subsystem(log, "admin")))
+	if err != nil {
+		s.proxy.ln.Close()
+		s.upstream.ln.Close()
+	}
+	return err
+}
+
+// Run serves until ctx ends, drains, and returns nil; or returns what failed,
+// after a drain too. It leaves no goroutine behind. It may be called once.
 func (s *server) Run(ctx context.Context) error {
+	// What is under way outlives ctx by the grace period; cut ends it.
+	base, cut := context.WithCancelCause(context.WithoutCancel(ctx))
+	var running sync.WaitGroup
+	defer running.Wait()
+	defer cut(errStopped)
+	failed := make(chan error, 4)
+	running.Go(func() { failed <- s.upstreams.Run(base) })
+	for _, p := range []*port{s.proxy, s.upstream, s.admin} {
+		running.Go(func() { failed <- p.serve(base) })
+	}
+	s.log.Info("node started", "version", version(), "proxy", s.ProxyAddr().String(), "upstream", s.UpstreamAddr().String(), "admin", s.AdminAddr().String())
+	s.isReady.Store(true)
 	close(s.ready)
-	<-ctx.Done()
-	s.proxyLn.Close()
-	s.upstreamLn.Close()
-	s.adminLn.Close()
-	return nil
+	s.log.Info("node ready")
+
+	var err error
+	select {
+	case <-ctx.Done():
+		err = s.drain(base, cut, context.Cause(ctx))
+	case err = <-failed:
+		s.drain(base, cut, err)
+	}
+	return err
 }
 
 // Ready is closed once the node serves requests.
@@ -94,6 +170,14 @@ func (s *server) Ready() <-chan struct{} { return s.ready }
 
 // ProxyAddr, UpstreamAddr and AdminAddr are the addresses that the node listens
 // on, with the real port where the configuration said 0.
-func (s *server) ProxyAddr() net.Addr    { return s.proxyLn.Addr() }
-func (s *server) UpstreamAddr() net.Addr { return s.upstreamLn.Addr() }
-func (s *server) AdminAddr() net.Addr    { return s.adminLn.Addr() }
+func (s *server) ProxyAddr() net.Addr    { return s.proxy.ln.Addr() }
+func (s *server) UpstreamAddr() net.Addr { return s.upstream.ln.Addr() }
+func (s *server) AdminAddr() net.Addr    { return s.admin.ln.Addr() }
+
+// newNodeID is the configured name, or a new one: unique for each start.
+func newNodeID(cfg clusterConfig) string {
+	if cfg.NodeID != "" {
+		return string(cfg.NodeID)
+	}
+	return string(cfg.NodeIDPrefix) + strings.ToLower(rand.Text()[:7])
+}

@@ -85,14 +85,15 @@ func (c accessLogConfig) accessLog() accesslog.Config {
 	}
 }
 
-// check says what is wrong with the filters; section is what to call c.
-func (c accessLogConfig) check(section string) error {
+// check says what is wrong with the filters; section is what to call c, and
+// dash what stands between the words of a name.
+func (c accessLogConfig) check(section, dash string) error {
 	cfg := c.accessLog()
 	if err := cfg.RequestHeaders.Validate(); err != nil {
-		return fmt.Errorf("%srequest-headers: %w", section, err)
+		return fmt.Errorf("%srequest%sheaders: %w", section, dash, err)
 	}
 	if err := cfg.ResponseHeaders.Validate(); err != nil {
-		return fmt.Errorf("%sresponse-headers: %w", section, err)
+		return fmt.Errorf("%sresponse%sheaders: %w", section, dash, err)
 	}
 	return nil
 }
@@ -121,7 +122,7 @@ func (c *serverConfig) check() error {
 	if c.Cluster.NodeID != "" && c.Cluster.NodeIDPrefix != "" {
 		errs = append(errs, errors.New("--cluster.node-id-prefix: is for random IDs; give it or --cluster.node-id, not both"))
 	}
-	errs = append(errs, c.Proxy.AccessLog.check("--proxy.access-log."))
+	errs = append(errs, c.Proxy.AccessLog.check("--proxy.access-log.", "-"))
 	if err := errors.Join(errs...); err != nil {
 		return &usageError{err: err}
 	}

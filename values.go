@@ -103,6 +103,14 @@ func (u *serverURL) UnmarshalText(text []byte) error {
 	return nil
 }
 
+// redacted is u without a password, for logs.
+func (u serverURL) redacted() string {
+	if parsed, err := url.Parse(string(u)); err == nil {
+		return parsed.Redacted()
+	}
+	return ""
+}
+
 // forwardProxyURL is a proxy to dial through: http, https or socks5.
 type forwardProxyURL string
 

@@ -1,0 +1,111 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"sync/atomic"
+	"time"
+)
+
+// port is a listener and the HTTP server on it.
+type port struct {
+	// Static after construction.
+	flag string
+	ln   net.Listener
+	srv  *http.Server
+
+	conns   tally       // that the HTTP server has: not those that were hijacked
+	closing atomic.Bool // stopAccepting was called: Serve's error is no failure
+}
+
+func openPort(flag string, addr bindAddr, srv *http.Server) (*port, error) {
+	ln, err := listen(flag, addr)
+	if err != nil {
+		return nil, err
+	}
+	p := &port{flag: flag, ln: ln, srv: srv}
+	srv.ConnState = p.connState
+	return p, nil
+}
+
+func (p *port) connState(_ net.Conn, state http.ConnState) {
+	switch state {
+	case http.StateNew:
+		p.conns.add()
+	case http.StateClosed, http.StateHijacked:
+		p.conns.done()
+	}
+}
+
+// serve serves until the port is closed. base is what requests' contexts come
+// from.
+func (p *port) serve(base context.Context) error {
+	p.srv.BaseContext = func(net.Listener) context.Context { return base }
+	if err := p.srv.Serve(p.ln); !p.closing.Load() && !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("serve on %s (%s): %w", p.ln.Addr(), p.flag, shortNetError(err))
+	}
+	return nil
+}
+
+// stopAccepting closes the listener and nothing else: connections go on.
+func (p *port) stopAccepting() {
+	p.closing.Store(true)
+	p.ln.Close()
+}
+
+// close ends everything, and waits until the HTTP server has let go of every
+// connection, or ctx ends.
+func (p *port) close(ctx context.Context) {
+	p.closing.Store(true)
+	p.srv.Close()
+	p.conns.wait(ctx)
+}
+
+// tally counts what is under way. Safe for concurrent use; the zero value is
+// nothing.
+type tally struct{ n atomic.Int64 }
+
+func (t *tally) add()       { t.n.Add(1) }
+func (t *tally) done()      { t.n.Add(-1) }
+func (t *tally) count() int { return int(t.n.Load()) }
+
+// tallyPoll is how often wait looks: it is for stopping, where polling is
+// cheaper than what it would take to be woken.
+const tallyPoll = 10 * time.Millisecond
+
+// wait returns when nothing is under way, or ctx ends; then it says how much is left.
+func (t *tally) wait(ctx context.Context) (left int) {
+	tick := time.NewTicker(tallyPoll)
+	defer tick.Stop()
+	for t.count() > 0 {
+		select {
+		case <-ctx.Done():
+			return t.count()
+		case <-tick.C:
+		}
+	}
+	return 0
+}
+
+// gate is the first handler of the proxy port: it counts the requests in
+// flight, upgraded connections included, and asks clients to close their
+// connections once the node drains. It neither changes nor sees anything else.
+type gate struct {
+	next     http.Handler
+	inFlight tally
+	draining atomic.Bool
+}
+
+func newGate(next http.Handler) *gate { return &gate{next: next} }
+
+func (g *gate) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	g.inFlight.add()
+	defer g.inFlight.done()
+	if g.draining.Load() && r.Header.Get("Upgrade") == "" {
+		w.Header().Set("Connection", "close")
+	}
+	g.next.ServeHTTP(w, r)
+}

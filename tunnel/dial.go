@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"net/url"
@@ -137,19 +138,16 @@ func (d *Dialer) dialWebSocket(ctx context.Context, path string, extra http.Head
 
 // request makes the handshake's request.
 func (d *Dialer) request(ctx context.Context, server *url.URL, path string, extra http.Header) (*http.Request, error) {
-	full := strings.TrimRight(server.EscapedPath(), "/") + path
-	target, err := url.Parse(full)
-	if err != nil {
-		return nil, fmt.Errorf("parse server url: %w", err)
+	target := *server
+	target.RawPath = strings.TrimRight(server.EscapedPath(), "/") + path
+	var err error
+	if target.Path, err = url.PathUnescape(target.RawPath); err != nil {
+		return nil, fmt.Errorf("parse path: %w", err)
 	}
-	target.Scheme, target.Host = server.Scheme, server.Host
-	req := (&http.Request{
-		Method: http.MethodGet, URL: target, Host: server.Host, Header: extra.Clone(),
-		Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
-	}).WithContext(ctx)
 	key := make([]byte, handshakeKey)
 	rand.Read(key)
-	h := req.Header
+	h := http.Header{}
+	maps.Copy(h, extra)
 	h.Set("User-Agent", "piko")
 	h.Set("Upgrade", "websocket")
 	h.Set("Connection", "Upgrade")
@@ -158,17 +156,25 @@ func (d *Dialer) request(ctx context.Context, server *url.URL, path string, extr
 	if d.TenantID != "" {
 		h.Set(HeaderTenantID, d.TenantID)
 	}
+	if err := d.authorize(ctx, h); err != nil {
+		return nil, err
+	}
+	return &http.Request{Method: http.MethodGet, URL: &target, Host: server.Host, Header: h}, nil
+}
+
+// authorize adds the token.
+func (d *Dialer) authorize(ctx context.Context, h http.Header) error {
 	if d.Token == nil {
-		return req, nil
+		return nil
 	}
 	token, err := d.Token(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("get token: %w", err)
+		return fmt.Errorf("get token: %w", err)
 	}
 	if token = strings.TrimSpace(token); token != "" {
 		h.Set("Authorization", "Bearer "+token)
 	}
-	return req, nil
+	return nil
 }
 
 // underContext runs f, which works on nc, until ctx ends.

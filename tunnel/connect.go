@@ -1,13 +1,11 @@
 package tunnel
 
 import (
-	"bufio"
 	"context"
 	"crypto/tls"
 	"encoding/base64"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"net/http"
 	"net/url"
@@ -129,7 +127,11 @@ func dialSOCKS(ctx context.Context, via *url.URL, target string) (net.Conn, erro
 	if err != nil {
 		return nil, err
 	}
-	return dialer.(proxy.ContextDialer).DialContext(ctx, "tcp", target)
+	nc, err := dialer.(proxy.ContextDialer).DialContext(ctx, "tcp", target)
+	if err != nil && ctx.Err() != nil {
+		return nil, context.Cause(ctx) // its own error only says that a read timed out
+	}
+	return nc, err
 }
 
 // dialConnect lets an HTTP proxy connect: RFC 9110, section 9.3.6.
@@ -163,8 +165,7 @@ func askConnect(nc net.Conn, via *url.URL, target string) error {
 	if err := req.Write(nc); err != nil {
 		return err
 	}
-	br := bufio.NewReaderSize(io.LimitReader(nc, maxAnswer), readBuffer)
-	res, err := readAnswer(br, req)
+	res, br, err := readAnswer(nc, req)
 	if err != nil {
 		return err
 	}

@@ -193,8 +193,7 @@ func shakeHands(nc net.Conn, req *http.Request) (*http.Response, []byte, error) 
 	if err := req.Write(nc); err != nil {
 		return nil, nil, fmt.Errorf("send handshake: %w", err)
 	}
-	br := bufio.NewReaderSize(io.LimitReader(nc, maxAnswer), readBuffer)
-	res, err := readAnswer(br, req)
+	res, br, err := readAnswer(nc, req)
 	if err != nil {
 		return nil, nil, fmt.Errorf("read handshake's answer: %w", err)
 	}
@@ -209,21 +208,25 @@ func shakeHands(nc net.Conn, req *http.Request) (*http.Response, []byte, error) 
 	return res, buffered, nil
 }
 
-// readAnswer reads the answer that is the last: 1xx may come before it.
-func readAnswer(br *bufio.Reader, req *http.Request) (*http.Response, error) {
+// readAnswer reads the answer that is the last: 1xx may come before it. Behind
+// it, the reader may hold more than belongs to it.
+func readAnswer(nc net.Conn, req *http.Request) (*http.Response, *bufio.Reader, error) {
+	limited := &io.LimitedReader{R: nc, N: maxAnswer}
+	br := bufio.NewReaderSize(limited, readBuffer)
 	for range maxInterim {
 		res, err := http.ReadResponse(br, req)
-		if err == io.EOF {
-			err = io.ErrUnexpectedEOF
-		}
-		if err != nil {
-			return nil, err
-		}
-		if code := res.StatusCode; code >= 200 || code == http.StatusSwitchingProtocols {
-			return res, nil
+		switch {
+		case err != nil && limited.N <= 0:
+			return nil, nil, errors.New("header is over 64 KiB")
+		case err == io.EOF:
+			return nil, nil, io.ErrUnexpectedEOF
+		case err != nil:
+			return nil, nil, err
+		case res.StatusCode >= 200 || res.StatusCode == http.StatusSwitchingProtocols:
+			return res, br, nil
 		}
 	}
-	return nil, errors.New("too many 1xx answers")
+	return nil, nil, errors.New("too many 1xx answers")
 }
 
 // checkAnswer makes sure that the 101 is a WebSocket server's and to our request.

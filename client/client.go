@@ -107,7 +107,7 @@ func (c *Client) dialer() tunnel.Dialer {
 		Instance: rand.Text()[:16],
 		Protocol: cmp.Or(c.Protocol, "http"),
 		Timeout:  c.ConnectTimeout,
-		Options:  tunnel.Options{StreamWindow: c.StreamWindow, Logger: c.Logger},
+		Options:  tunnel.Options{StreamWindow: c.StreamWindow},
 	}
 }
 

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -131,11 +130,10 @@ type Session struct {
 	wg     sync.WaitGroup // goroutines; Add only while mu is held and err is nil, or by a counted one
 
 	// Guarded by mu.
-	mu      sync.Mutex
-	err     error // why the session ended; nil while it lives
-	life    liveness
-	pinging bool
-	timer   *time.Timer
+	mu    sync.Mutex
+	err   error // why the session ended; nil while it lives
+	life  liveness
+	timer *time.Timer
 
 	spoke wheelEntry // guarded by wheel.mu
 }
@@ -212,16 +210,7 @@ func (o Options) mux(node bool, peer Peer, onGoAway func(uint32)) muxOptions {
 }
 
 // runMux is the session's read loop.
-func (s *Session) runMux() {
-	err := s.m.run()
-	switch {
-	case err == nil, errors.Is(err, io.EOF):
-		err = ErrClosedByPeer
-	default:
-		err = fmt.Errorf("run tunnel: %w", err)
-	}
-	s.end(err)
-}
+func (s *Session) runMux() { s.end(s.m.run()) }
 
 func (s *Session) onGoAway(code uint32) {
 	if s.events.GoAway != nil {

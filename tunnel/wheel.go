@@ -36,17 +36,14 @@ const (
 // liveness decides, and does nothing. Its time is that of its caller.
 type liveness struct {
 	started time.Time
-	pinged  time.Time // zero: no ping is unanswered
+	pinged  time.Time // the last time; zero: never
 	due     time.Time // when check is to be called next
 }
 
 // check says what to do at now, given when the last byte came, and sets due.
 // It tolerates a caller who comes a little early.
 func (l *liveness) check(now, lastRead time.Time) verdict {
-	if !l.pinged.IsZero() && lastRead.After(l.pinged) {
-		l.pinged = time.Time{}
-	}
-	if l.pinged.IsZero() {
+	if !l.waiting(lastRead) {
 		wait := idleBeforePing
 		if !lastRead.After(l.started) {
 			wait = idleAfterHandshake
@@ -68,6 +65,11 @@ func (l *liveness) check(now, lastRead time.Time) verdict {
 		return l.ping(now)
 	}
 	return declareDead
+}
+
+// waiting says that the last ping has not been answered.
+func (l *liveness) waiting(lastRead time.Time) bool {
+	return !l.pinged.IsZero() && lastRead.Before(l.pinged)
 }
 
 func (l *liveness) ping(now time.Time) verdict {
@@ -107,15 +109,15 @@ func (s *Session) onTimer() {
 // Probe asks the peer for a sign of life now; it has 5 s. It is for a session
 // whose peer seems to have come back on another one.
 func (s *Session) Probe() {
-	now := time.Now()
+	now, lastRead := time.Now(), s.c.lastRead()
 	s.mu.Lock()
-	if s.err != nil || !s.life.pinged.IsZero() {
+	if s.err != nil || s.life.waiting(lastRead) {
 		s.mu.Unlock()
 		return
 	}
 	s.life.ping(now)
 	due := s.life.due
-	s.startPing()
+	_ = s.c.ping() // see check
 	if s.timer != nil {
 		s.timer.Reset(pongWithin)
 	}
@@ -136,29 +138,14 @@ func (s *Session) check(now time.Time) (due time.Time, ok bool) {
 	}
 	switch s.life.check(now, lastRead) {
 	case sendPing:
-		s.startPing()
+		// It does not wait. An error needs no answer: the read loop sees a
+		// broken connection, and liveness a stuck one.
+		_ = s.c.ping()
 	case declareDead:
 		s.wg.Go(func() { s.end(ErrDead) })
 		return time.Time{}, false
 	}
 	return s.life.due, true
-}
-
-// startPing needs mu. One ping at a time is written: when the socket takes
-// nothing, a second one would not help.
-func (s *Session) startPing() {
-	if s.pinging {
-		return
-	}
-	s.pinging = true
-	s.wg.Go(func() {
-		// An error needs no answer here: the read loop sees a broken
-		// connection, and liveness a stuck one.
-		_ = s.c.ping()
-		s.mu.Lock()
-		s.pinging = false
-		s.mu.Unlock()
-	})
 }
 
 // Wheel watches the peers of many sessions with one goroutine and one timer.

@@ -143,13 +143,7 @@ func (s *Server) reply(hello tunnel.Hello) tunnel.Reply {
 
 // refuse answers a request that is no handshake, and says so in the log.
 func (s *Server) refuse(w http.ResponseWriter, r *http.Request, err error) {
-	switch fault.From(err).Status() {
-	case http.StatusMethodNotAllowed:
-		w.Header().Set("Allow", http.MethodGet)
-	case http.StatusBadRequest:
-		w.Header().Set("Sec-WebSocket-Version", "13")
-	}
-	fault.Write(w, r, err)
+	tunnel.RefuseHandshake(w, r, err)
 	if ok, dropped := s.refusals.allow(time.Now()); ok {
 		s.log.Info("upstream refused", "path", short(r.URL.Path), "remote", r.RemoteAddr, "reason", err.Error(), "unlogged", dropped)
 	}

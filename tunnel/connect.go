@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"os"
 
 	"golang.org/x/net/http/httpproxy"
 	"golang.org/x/net/proxy"
@@ -128,10 +129,17 @@ func dialSOCKS(ctx context.Context, via *url.URL, target string) (net.Conn, erro
 		return nil, err
 	}
 	nc, err := dialer.(proxy.ContextDialer).DialContext(ctx, "tcp", target)
-	if err != nil && ctx.Err() != nil {
-		return nil, context.Cause(ctx) // its own error only says that a read timed out
+	// Its own errors only say that a read timed out; it has ctx's deadline on
+	// the connection, which may be noticed before ctx itself.
+	switch {
+	case err == nil:
+		return nc, nil
+	case ctx.Err() != nil:
+		return nil, context.Cause(ctx)
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return nil, context.DeadlineExceeded
 	}
-	return nc, err
+	return nil, err
 }
 
 // dialConnect lets an HTTP proxy connect: RFC 9110, section 9.3.6.

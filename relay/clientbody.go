@@ -61,6 +61,7 @@ type Body struct {
 	base     int64
 	pooled   *[]byte // where log came from
 	released bool    // no further Attach will come
+	taking   bool    // Finish ends a read with a deadline
 	end      error   // what reading the client ended with
 }
 
@@ -124,6 +125,20 @@ func (b *Body) Done() bool {
 	return b.end == io.EOF
 }
 
+// Err is why the client could not be read: a time-out if it sent nothing for too long, or what was wrong with what it
+// sent. After Finish it does not change any more.
+func (b *Body) Err() error {
+	if b == nil {
+		return nil
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.end == io.EOF || b.end == errBodyTaken {
+		return nil
+	}
+	return b.end
+}
+
 // Finish takes the body back: it ends a read that still waits for the client, without waiting for it, and reads of it
 // fail from now on. If the client had more to send, its connection is closed behind the response, after a moment in
 // which it may go on sending: a connection that is closed with bytes unread is reset, and the response lost.
@@ -143,6 +158,9 @@ func (b *Body) Finish() {
 func (b *Body) interrupt() {
 	rc := http.NewResponseController(b.w)
 	if !b.readMu.TryLock() {
+		b.mu.Lock()
+		b.taking = true
+		b.mu.Unlock()
 		_ = rc.SetReadDeadline(longAgo)
 		b.readMu.Lock()
 	}
@@ -222,7 +240,9 @@ func (r *bodyReader) record(data []byte, err error) (int, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.pos += int64(len(data))
-	b.end = err
+	if b.end = err; err != nil && err != io.EOF && b.taking && !b.late() {
+		b.end = errBodyTaken
+	}
 	if b.current != r {
 		b.keep(data) // for the one that came after us, which has no other way to it
 		return 0, errBodyTaken
@@ -264,6 +284,11 @@ func (b *Body) arm() {
 		b.armed = now
 		_ = http.NewResponseController(b.w).SetReadDeadline(now.Add(b.opt.Progress + slack))
 	}
+}
+
+// late reports whether the client missed its deadline. It wants readMu.
+func (b *Body) late() bool {
+	return b.opt.Progress > 0 && !b.armed.IsZero() && time.Since(b.armed) > b.opt.Progress
 }
 
 // trim drops the log once nobody can ask for it. It wants mu.

@@ -1,0 +1,181 @@
+package proxy
+
+import (
+	"errors"
+	"net/http"
+	"net/netip"
+	"strings"
+
+	"piko/fault"
+	"piko/relay"
+	"piko/tunnel"
+)
+
+// maxMethod is how long a method may be. Any token is a method, but services and logs know short ones.
+const maxMethod = 32
+
+// reserved is the prefix of the paths that are piko's own and never forwarded.
+const reserved = "/_piko"
+
+// Reasons of malformed-request, for logs.
+var (
+	errMethod    = errors.New("method is too long")
+	errTarget    = errors.New("request target is neither a path nor an http URL")
+	errFragment  = errors.New("request target has a fragment")
+	errHost      = errors.New("malformed or empty host")
+	errTwoValues = errors.New("more than one x-piko-endpoint")
+)
+
+func malformed(cause error) error { return fault.New(fault.MalformedRequest, cause) }
+
+// checkRequest refuses what a service or a proxy in front of it could understand otherwise than we do, and what must
+// not be forwarded. net/http has refused much already, but it lets these pass. It returns the target to forward, byte
+// for byte as it came, and the protocols to upgrade to.
+func checkRequest(r *http.Request) (target, upgrade string, err error) {
+	if r.Method == http.MethodConnect {
+		return "", "", fault.New(fault.MethodNotAllowed, nil)
+	}
+	if len(r.Method) > maxMethod {
+		return "", "", malformed(errMethod)
+	}
+	if target, err = originForm(r); err != nil {
+		return "", "", err
+	}
+	if _, ok := splitHost(r.Host); !ok && (r.Host != "" || r.ProtoAtLeast(1, 1)) {
+		return "", "", malformed(errHost)
+	}
+	if r.Header["Upgrade"] != nil && r.ProtoMajor == 1 && r.ProtoMinor > 0 {
+		if upgrade, err = relay.UpgradeType(r.Header); err != nil {
+			return "", "", malformed(err)
+		}
+	}
+	if isReserved(r.URL.Path) {
+		return "", "", fault.New(fault.ReservedPath, nil)
+	}
+	return target, upgrade, nil
+}
+
+// originForm returns the path and query of a request's target as they came. An absolute URL (RFC 9112, section 3.2.2)
+// loses scheme and host, which net/http has made the Host.
+func originForm(r *http.Request) (string, error) {
+	target := r.RequestURI
+	if strings.IndexByte(target, '#') >= 0 {
+		return "", malformed(errFragment)
+	}
+	switch {
+	case strings.HasPrefix(target, "/"):
+		return target, nil
+	case target == "*" && r.Method == http.MethodOptions:
+		return target, nil
+	case r.URL.Host == "" || r.URL.User != nil || r.URL.Scheme != "http" && r.URL.Scheme != "https":
+		return "", malformed(errTarget)
+	}
+	_, rest, _ := strings.Cut(target, "://")
+	i := strings.IndexAny(rest, "/?")
+	switch {
+	case i < 0:
+		return "/", nil
+	case rest[i] == '?':
+		return "/" + rest[i:], nil
+	}
+	return rest[i:], nil
+}
+
+func isReserved(path string) bool {
+	return strings.HasPrefix(path, reserved) && (len(path) == len(reserved) || path[len(reserved)] == '/')
+}
+
+// splitHost returns the host of a Host header without its port, and whether the header is well-formed.
+func splitHost(hostport string) (host string, ok bool) {
+	host, port := hostport, ""
+	if strings.HasPrefix(hostport, "[") {
+		i := strings.IndexByte(hostport, ']')
+		if i < 0 {
+			return "", false
+		}
+		host, port = hostport[:i+1], hostport[i+1:]
+		if addr, err := netip.ParseAddr(host[1:i]); err != nil || !addr.Is6() || addr.Zone() != "" {
+			return "", false
+		}
+	} else {
+		if i := strings.IndexByte(hostport, ':'); i >= 0 {
+			host, port = hostport[:i], hostport[i:]
+		}
+		if !validName(host) {
+			return "", false
+		}
+	}
+	return host, validPort(port)
+}
+
+// validName says whether a host has only bytes that names have: not those that some take for a second host.
+func validName(host string) bool {
+	for i := range len(host) {
+		switch c := host[i]; {
+		case 'a' <= c && c <= 'z', 'A' <= c && c <= 'Z', '0' <= c && c <= '9':
+		case c == '.', c == '-', c == '_', c == '~':
+		default:
+			return false
+		}
+	}
+	return host != ""
+}
+
+// validPort takes nothing, or a colon and up to 65535; RFC 3986 allows a colon alone.
+func validPort(port string) bool {
+	if port == "" {
+		return true
+	}
+	n := 0
+	for _, c := range port[1:] {
+		if n = n*10 + int(c-'0'); c < '0' || c > '9' || n > 65535 {
+			return false
+		}
+	}
+	return port[0] == ':'
+}
+
+// endpointOf returns the endpoint that a request is for, in canonical form: that of the header, or else that of the
+// host. Something wrong in the header is an error, never a reason to look at the host.
+func endpointOf(r *http.Request, domains []string) (string, error) {
+	switch values := r.Header[headerEndpoint]; len(values) {
+	case 0:
+		return hostEndpoint(r.Host, domains)
+	case 1:
+		return tunnel.ParseEndpoint(values[0])
+	}
+	return "", fault.New(fault.InvalidEndpoint, errTwoValues)
+}
+
+// hostEndpoint returns the first label of a host that has a dot and is no IP address. With domains only their direct
+// subdomains count.
+func hostEndpoint(hostport string, domains []string) (string, error) {
+	host, _ := splitHost(hostport)
+	host = strings.TrimSuffix(host, ".") // a name that says it is complete is the same name
+	label, domain, ok := strings.Cut(host, ".")
+	if !ok || isAddress(host) || len(domains) > 0 && !oneOf(domain, domains) {
+		return "", fault.New(fault.MissingEndpoint, nil)
+	}
+	return tunnel.ParseEndpoint(label)
+}
+
+// isAddress reports whether a host is an IP address. No name ends with a digit, so most need no parsing.
+func isAddress(host string) bool {
+	if host[0] == '[' {
+		return true
+	}
+	if last := host[len(host)-1]; last < '0' || last > '9' {
+		return false
+	}
+	_, err := netip.ParseAddr(host)
+	return err == nil
+}
+
+func oneOf(domain string, domains []string) bool {
+	for _, d := range domains {
+		if strings.EqualFold(domain, d) {
+			return true
+		}
+	}
+	return false
+}

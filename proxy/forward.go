@@ -1,0 +1,310 @@
+package proxy
+
+import (
+	"context"
+	"errors"
+	"io"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"net/http/httptrace"
+	"net/textproto"
+	"net/url"
+	"strings"
+	"sync"
+	"time"
+
+	"piko/fault"
+	"piko/relay"
+	"piko/router"
+)
+
+// maxAttempts bounds how often one request is sent.
+const maxAttempts = 3
+
+// statusClientGone is what metrics and logs say when nobody is left to answer, as nginx does.
+const statusClientGone = 499
+
+// errNoResponse is the cause with which an attempt ends whose upstream did not answer in time.
+var errNoResponse = errors.New("no response in time")
+
+// forwarder is what every handler that forwards requests shares.
+type forwarder struct {
+	// Static after construction.
+	opt     Options
+	metrics *metrics
+	budget  *budget
+}
+
+// exchange is one request on its way. It belongs to the handler's goroutine but for what mu guards.
+type exchange struct {
+	// Static after construction.
+	f     *forwarder
+	w     http.ResponseWriter
+	r     *http.Request
+	start time.Time
+
+	endpoint string
+	upgrade  string // protocols to upgrade to
+	out      *http.Request
+	url      url.URL
+	body     *relay.Body
+	cancel   context.CancelCauseFunc
+	tried    router.Tried
+	target   router.Target // of the attempt under way
+
+	// What became of it.
+	status   int
+	bytesOut int64
+	bytesIn  int64 // of an upgraded connection
+	retries  int
+	upgraded bool
+	err      error
+	header   http.Header // of the response
+
+	writer progressWriter
+
+	// Guarded by mu.
+	mu       sync.Mutex
+	timer    *time.Timer
+	answered bool // the final response has come, or nobody waits for it
+}
+
+// forward sends the request to the endpoint's upstreams until one answers, and brings the client the answer.
+func (x *exchange) forward(target string) {
+	x.prepare(target)
+	defer x.cancel(nil)
+	defer x.body.Finish()
+	res, err := x.attempts()
+	if err != nil {
+		x.fail(err)
+		return
+	}
+	defer x.target.End()
+	x.body.Release()
+	cleanResponse(res)
+	x.status, x.header = res.StatusCode, res.Header
+	if res.StatusCode == http.StatusSwitchingProtocols {
+		x.switchProtocols(res)
+		return
+	}
+	x.writer.start(x.w, x.progressLimit(res))
+	n, committed, err := relay.CopyResponse(&x.writer, res)
+	x.bytesOut = n
+	if err == nil {
+		return
+	}
+	x.err = err
+	if !x.clientsFault(err) {
+		x.target.Failed(time.Now())
+	}
+	if committed {
+		panic(http.ErrAbortHandler) // the client must not take a part for the whole
+	}
+	x.fail(err)
+}
+
+// prepare makes the request for the upstream.
+func (x *exchange) prepare(target string) {
+	ctx, cancel := context.WithCancelCause(x.r.Context())
+	x.cancel = cancel
+	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
+		Got1xxResponse: x.informational,
+		WroteRequest:   x.wroteRequest,
+	})
+	x.out = x.r.WithContext(ctx)
+	x.url = url.URL{Scheme: "http", Host: x.r.Host, Opaque: target}
+	x.out.URL = &x.url
+	x.out.Header = x.f.outHeader(x.r)
+	x.out.Close = false
+	x.body = relay.TakeBody(x.w, x.r, relay.BodyOptions{Keep: maxKept, Progress: x.readProgress()})
+}
+
+// attempts sends the request to one candidate after the other as long as that is safe.
+func (x *exchange) attempts() (*http.Response, error) {
+	var last error
+	for n := 0; ; n++ {
+		target := x.f.opt.Lookup(x.endpoint).Pick(time.Now(), rand.Uint64(), &x.tried)
+		if !target.OK() {
+			if last == nil {
+				last = fault.New(fault.NoUpstream, nil)
+			}
+			return nil, last
+		}
+		if !x.body.Attach(x.out) {
+			return nil, last
+		}
+		x.retries = n
+		res, err := x.attempt(target)
+		if err == nil {
+			return res, nil
+		}
+		last = err
+		kind, ok := x.mayRetry(err)
+		if !ok || n+1 == maxAttempts || kind == retryBudget && !x.spend() {
+			return nil, last
+		}
+		x.f.metrics.retries[kind].Inc()
+	}
+}
+
+// attempt sends the request to one target. If it answers the target stays in x, to be ended with the response.
+func (x *exchange) attempt(target router.Target) (*http.Response, error) {
+	x.target = target
+	x.tried.Add(target)
+	target.Begin()
+	res, err := target.Upstream(x.endpoint).RoundTrip(x.out)
+	down := err == nil && res.StatusCode == http.StatusBadGateway && agentError(res)
+	if down && x.couldPassOver() {
+		_ = res.Body.Close()
+		err = errServiceDown
+	}
+	if down || err != nil && x.targetsFault(err) {
+		target.Failed(time.Now())
+	}
+	if err != nil {
+		target.End()
+		return nil, err
+	}
+	x.stopTimer()
+	if !down {
+		target.Succeeded()
+	}
+	return res, nil
+}
+
+// errServiceDown is what became of an attempt whose agent could not reach its service.
+var errServiceDown = fault.New(fault.UpstreamUnreachable, errors.New("the agent cannot reach its service"))
+
+// couldPassOver reports whether an agent's answer that its service is down need not be shown: when the request may be
+// sent again and another candidate is left. Otherwise it is an answer like any other.
+func (x *exchange) couldPassOver() bool {
+	return x.retries+1 < maxAttempts && idempotent(x.r.Method) &&
+		x.f.opt.Lookup(x.endpoint).Pick(time.Now(), rand.Uint64(), &x.tried).OK()
+}
+
+// mayRetry says whether a request that failed may be sent to another candidate, and for which reason.
+func (x *exchange) mayRetry(err error) (retryKind, bool) {
+	switch {
+	case x.r.Context().Err() != nil, isClientError(err), errors.Is(err, errNoResponse):
+		return 0, false
+	case relay.NeverExecuted(err):
+		return retryFree, true
+	}
+	return retryBudget, idempotent(x.r.Method) && !relay.Responded(err)
+}
+
+// spend takes a retry from the budget.
+func (x *exchange) spend() bool {
+	ok := x.f.budget.retry(time.Now())
+	if !ok {
+		x.f.metrics.exhausted.Inc()
+	}
+	return ok
+}
+
+// idempotent says which methods may be sent twice (RFC 9110, section 9.2.2).
+func idempotent(method string) bool {
+	switch method {
+	case http.MethodGet, http.MethodHead, http.MethodOptions, http.MethodTrace, http.MethodPut, http.MethodDelete:
+		return true
+	}
+	return false
+}
+
+func isClientError(err error) bool {
+	_, ok := errors.AsType[*relay.ClientError](err)
+	return ok
+}
+
+// clientsFault reports whether an exchange failed for a reason that lies with the client.
+func (x *exchange) clientsFault(err error) bool {
+	return isClientError(err) || x.r.Context().Err() != nil
+}
+
+// targetsFault reports whether an attempt failed for a reason that lies with the target, and not with the client or
+// with how much is going on.
+func (x *exchange) targetsFault(err error) bool {
+	return !x.clientsFault(err) && !errors.Is(err, fault.Overloaded) && !errors.Is(err, fault.Draining)
+}
+
+// fail answers with the error, if anybody is there to read it.
+func (x *exchange) fail(err error) {
+	x.body.Finish() // now it is known what the client did
+	x.err = err
+	f := x.classify(err)
+	if f == nil {
+		x.status = statusClientGone
+		panic(http.ErrAbortHandler)
+	}
+	if f.Code == fault.MalformedRequest || f.Code == fault.RequestTimeout || f.Code == fault.MethodNotAllowed {
+		x.w.Header()["Connection"] = []string{"close"}
+	}
+	x.status = fault.Write(x.w, x.r, f)
+}
+
+// classify is the fault that an error is for the client; nil if the client is gone.
+func (x *exchange) classify(err error) *fault.Error {
+	if clientErr := x.body.Err(); clientErr != nil {
+		return classifyBody(clientErr)
+	}
+	if f, ok := errors.AsType[*fault.Error](err); ok {
+		return f
+	}
+	switch {
+	case x.r.Context().Err() != nil:
+		return nil
+	case isClientError(err):
+		return fault.New(fault.MalformedRequest, err)
+	case errors.Is(err, errNoResponse):
+		return fault.New(fault.UpstreamTimeout, err)
+	}
+	return fault.New(fault.UpstreamUnreachable, err)
+}
+
+// classifyBody tells a body that stayed away, one that broke off and one that is malformed apart.
+func classifyBody(err error) *fault.Error {
+	ne, network := errors.AsType[net.Error](err)
+	switch {
+	case network && ne.Timeout():
+		return fault.New(fault.RequestTimeout, err)
+	case network, errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, net.ErrClosed):
+		return nil
+	}
+	return fault.New(fault.MalformedRequest, err)
+}
+
+// informational passes a 1xx response on. 100 is left to net/http, which says it when the body is read.
+func (x *exchange) informational(code int, header textproto.MIMEHeader) error {
+	if code == http.StatusContinue || !x.r.ProtoAtLeast(1, 1) {
+		return nil
+	}
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if x.answered {
+		return nil
+	}
+	h := x.w.Header()
+	fields := relay.OutHeader(http.Header(header), internal)
+	for name, values := range fields {
+		h[name] = values
+	}
+	x.w.WriteHeader(code)
+	for name := range fields {
+		delete(h, name)
+	}
+	return nil
+}
+
+// switchProtocols takes the connection over.
+func (x *exchange) switchProtocols(res *http.Response) {
+	x.upgraded = true
+	x.logOpened()
+	in, out, err := relay.Upgrade(x.w, x.out, res)
+	x.bytesIn, x.bytesOut, x.err = in, out, err
+}
+
+// isGRPC: gRPC has time-outs of its own, and streams that rest for long.
+func isGRPC(r *http.Request) bool {
+	return strings.HasPrefix(r.Header.Get("Content-Type"), "application/grpc")
+}

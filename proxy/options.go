@@ -1,0 +1,134 @@
+package proxy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"strings"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"piko/accesslog"
+	"piko/router"
+)
+
+// Defaults of Options and Configure.
+const (
+	DefaultTimeout           = 30 * time.Second
+	DefaultProgressTimeout   = 5 * time.Minute
+	DefaultReadHeaderTimeout = 10 * time.Second
+	DefaultIdleTimeout       = 5 * time.Minute
+	DefaultMaxHeaderBytes    = 1 << 20
+)
+
+// maxKept is how much of a request's body is kept so that it can be sent again.
+const maxKept = 64 << 10
+
+// Options are the settings of a handler. Only Lookup is required.
+type Options struct {
+	// Lookup says where requests for an endpoint, in canonical form, can go; nil means nowhere. It is called for every
+	// request and must not block.
+	Lookup func(endpoint string) *router.Route
+
+	// NodeID is this node's name in the access log.
+	NodeID string
+
+	// Timeout is how long an upstream may take from the last byte of the request to the header of its response. 0 is
+	// 30 s, less than 0 for ever. It is never applied to gRPC, which has a time-out of its own, nor to upgrades.
+	Timeout time.Duration
+	// ReadTimeout ends a request whose body has a Content-Length and of which nothing came for so long, and
+	// WriteTimeout a response of known length of which the client read nothing for so long: time-outs of progress, not
+	// of the whole. 0 is 5 m, less than 0 for ever.
+	ReadTimeout, WriteTimeout time.Duration
+
+	// Domains restricts routing by host to direct subdomains of these, "example.com" for "my-endpoint.example.com".
+	// None means that the first label of any host is an endpoint.
+	Domains []string
+	// TrustedProxies are the clients whose X-Forwarded-* and Forwarded headers are believed, and appended to. Those of
+	// others are replaced.
+	TrustedProxies []netip.Prefix
+
+	// Draining, if set, is asked for each request; while it says true every HTTP/1 response closes its connection.
+	Draining func() bool
+
+	// Logger gets why requests failed, at debug: the access log says it for everyone. nil discards.
+	Logger *slog.Logger
+	// AccessLog gets a record of each request. nil is off.
+	AccessLog *accesslog.Logger
+	// Registerer gets the metrics. nil is none.
+	Registerer prometheus.Registerer
+}
+
+func (o *Options) setDefaults() error {
+	if o.Lookup == nil {
+		return errors.New("proxy: no Lookup")
+	}
+	if o.Timeout == 0 {
+		o.Timeout = DefaultTimeout
+	}
+	if o.ReadTimeout == 0 {
+		o.ReadTimeout = DefaultProgressTimeout
+	}
+	if o.WriteTimeout == 0 {
+		o.WriteTimeout = DefaultProgressTimeout
+	}
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	domains := make([]string, len(o.Domains))
+	for i, d := range o.Domains {
+		domains[i] = strings.ToLower(strings.Trim(d, "."))
+		if domains[i] == "" {
+			return fmt.Errorf("proxy: bad domain %q", d)
+		}
+	}
+	o.Domains = domains
+	return nil
+}
+
+// Public is the handler for clients, which are not trusted. Any number of goroutines may use it.
+type Public struct {
+	// Static after construction.
+	forwarder
+}
+
+// NewPublic returns a handler. It fails if Options are contradictory or the metrics are registered already.
+func NewPublic(opt Options) (*Public, error) {
+	if err := opt.setDefaults(); err != nil {
+		return nil, err
+	}
+	m, err := newMetrics(opt.Registerer)
+	if err != nil {
+		return nil, err
+	}
+	return &Public{forwarder{opt: opt, metrics: m, budget: newBudget(time.Now())}}, nil
+}
+
+// Configure sets what a server in front of p needs, as far as it is not set yet: p as the handler, the limits for headers
+// and idle connections, and that `OPTIONS *` reaches p. ReadTimeout and WriteTimeout must stay 0: they would bound
+// whole requests and responses. ctx becomes the base of all requests' contexts; when it ends, they are cut.
+func (p *Public) Configure(ctx context.Context, s *http.Server) {
+	s.Handler = p
+	s.DisableGeneralOptionsHandler = true
+	if s.ReadHeaderTimeout == 0 {
+		s.ReadHeaderTimeout = DefaultReadHeaderTimeout
+	}
+	if s.IdleTimeout == 0 {
+		s.IdleTimeout = DefaultIdleTimeout
+	}
+	if s.MaxHeaderBytes == 0 {
+		s.MaxHeaderBytes = DefaultMaxHeaderBytes
+	}
+	if s.BaseContext == nil {
+		s.BaseContext = func(net.Listener) context.Context { return ctx }
+	}
+	if s.ErrorLog == nil {
+		// What a client did wrong below HTTP is its own business, and must not fill the log.
+		s.ErrorLog = slog.NewLogLogger(p.opt.Logger.Handler(), slog.LevelDebug)
+	}
+}

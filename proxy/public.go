@@ -1,0 +1,89 @@
+package proxy
+
+import (
+	"fmt"
+	"net/http"
+	"time"
+
+	"piko/accesslog"
+)
+
+// ServeHTTP forwards one request.
+func (p *Public) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	x := &exchange{f: &p.forwarder, w: w, r: r, start: time.Now()}
+	p.metrics.inFlight.Inc()
+	defer x.end()
+	p.budget.request()
+	// HTTP/1.0 knows no Transfer-Encoding, and net/http ignores one there: what it would frame must not be read as a
+	// request. A node that drains wants no more requests on the connection either.
+	if r.ProtoMajor == 1 && (r.ProtoMinor == 0 || p.opt.Draining != nil && p.opt.Draining()) {
+		w.Header()["Connection"] = []string{"close"}
+	}
+	target, upgrade, err := checkRequest(r)
+	if err != nil {
+		x.fail(err)
+		return
+	}
+	x.upgrade = upgrade
+	if x.endpoint, err = endpointOf(r, p.opt.Domains); err != nil {
+		x.fail(err)
+		return
+	}
+	x.forward(target)
+}
+
+// end accounts for a request, also for one that is being aborted.
+func (x *exchange) end() {
+	x.stopTimer()
+	f := x.f
+	f.metrics.inFlight.Dec()
+	d := time.Since(x.start)
+	f.metrics.observe(x.r.Method, x.status, d, x.body.Bytes(), x.bytesOut, x.upgraded)
+	if x.err != nil {
+		f.opt.Logger.Debug("request failed", "endpoint", x.endpoint, "client", x.r.RemoteAddr, "status", x.status, "err", x.err)
+	}
+	if !f.opt.AccessLog.Enabled(x.status) {
+		return
+	}
+	rec := x.record(accesslog.Request, d)
+	if x.upgraded {
+		rec.Kind = accesslog.Closed
+	} else {
+		rec.BytesIn = x.body.Bytes()
+	}
+	f.opt.AccessLog.Log(&rec)
+}
+
+// logOpened records that a connection was upgraded.
+func (x *exchange) logOpened() {
+	if x.f.opt.AccessLog.Enabled(x.status) {
+		rec := x.record(accesslog.Opened, time.Since(x.start))
+		x.f.opt.AccessLog.Log(&rec)
+	}
+}
+
+// record is what the access log says.
+func (x *exchange) record(kind accesslog.Kind, d time.Duration) accesslog.Record {
+	r := x.r
+	rec := accesslog.Record{
+		Kind: kind, Proto: r.Proto, Method: r.Method, Host: r.Host, Path: r.URL.Path,
+		Endpoint: x.endpoint, Client: r.RemoteAddr, Node: x.f.opt.NodeID,
+		Status: x.status, BytesIn: x.bytesIn, BytesOut: x.bytesOut, Duration: d, Retries: x.retries,
+		RequestHeader: r.Header, ResponseHeader: x.header,
+	}
+	if x.out != nil {
+		rec.RequestID = x.out.Header.Get(headerRequestID)
+	}
+	switch {
+	case x.target.Node != nil:
+		rec.Node, rec.Hop = x.target.Node.ID(), true
+	case x.target.Local != nil:
+		if s, ok := x.target.Local.Upstream().(fmt.Stringer); ok {
+			rec.Upstream = s.String()
+		}
+	}
+	if x.err != nil {
+		rec.Err = x.err.Error()
+	}
+	return rec
+}

@@ -83,20 +83,15 @@ func (c *carrier) readPayload(p []byte) (n int, err error) {
 	}
 	if f.r == f.w && len(p) >= len(f.buf) {
 		n, err = c.receive(p)
-		if n > 0 && f.masked {
-			f.key = maskBytes(p[:n], p[:n], f.key)
-		}
 	} else {
 		if f.r == f.w {
 			err = c.fill()
 		}
-		n = min(len(p), f.w-f.r)
-		if n > 0 && f.masked {
-			f.key = maskBytes(p[:n], f.buf[f.r:f.r+n], f.key)
-		} else {
-			copy(p, f.buf[f.r:f.r+n])
-		}
+		n = copy(p, f.buf[f.r:f.w])
 		f.r += n
+	}
+	if f.masked {
+		f.key = maskBytes(p[:n], f.key)
 	}
 	f.left -= uint64(n)
 	if n > 0 {
@@ -178,7 +173,7 @@ func (c *carrier) control(h frameHeader, payload []byte) error {
 	if err := c.countOdd(); err != nil {
 		return err
 	}
-	maskBytes(payload, payload, h.key)
+	maskBytes(payload, h.key)
 	switch h.op {
 	case opPing:
 		c.answerPing(payload)

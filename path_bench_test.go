@@ -1,0 +1,263 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
+	"os"
+	"os/exec"
+	"runtime"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"piko/accesslog"
+	"piko/agent"
+	"piko/client"
+)
+
+// The benchmarks of the whole path. The system under test (a node and an agent, or two chained reverse proxies) runs in
+// a child process of its own, so that its CPU time and allocations are told apart from the load generator's and the
+// origin's, which stay in the parent. Compare the two within one run only: the machine's speed drifts.
+
+// pathChild names the system that a re-executed test binary shall run.
+const pathChild = "PIKO_BENCH_CHILD"
+
+// pathUsage is what a child has used since it started.
+type pathUsage struct {
+	CPU     time.Duration // user and system time
+	Mallocs uint64
+}
+
+func BenchmarkPath(b *testing.B) {
+	for _, work := range []struct {
+		name     string
+		clients  int
+		request  int // bytes; 0 is a GET
+		response int // bytes; 0 echoes
+	}{
+		{"GET13B", 64, 0, 13},
+		{"GET13B-1client", 1, 0, 13},
+		{"GET1MiB", 8, 0, 1 << 20},
+		{"POST64KiB", 16, 64 << 10, 0},
+	} {
+		for _, system := range []string{"tunnel", "chained"} {
+			b.Run(work.name+"/"+system, func(b *testing.B) {
+				origin := httptest.NewServer(pathOrigin(work.response))
+				defer origin.Close()
+				child := startPathChild(b, system, origin.URL)
+				pathLoad(b, child, work.clients, work.request)
+			})
+		}
+	}
+}
+
+func pathOrigin(size int) http.Handler {
+	answer := bytes.Repeat([]byte("x"), size)
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if size == 0 {
+			http.NewResponseController(w).EnableFullDuplex()
+			w.Header().Set("Content-Length", fmt.Sprint(r.ContentLength))
+			io.Copy(w, r.Body)
+			return
+		}
+		w.Header().Set("Content-Type", "text/plain")
+		w.Header().Set("Content-Length", fmt.Sprint(size))
+		w.Write(answer)
+	})
+}
+
+// pathLoad sends b.N requests from so many keep-alive clients and reports what each cost the child.
+func pathLoad(b *testing.B, child *pathProcess, clients, size int) {
+	transport := &http.Transport{MaxIdleConnsPerHost: clients, DisableCompression: true}
+	defer transport.CloseIdleConnections()
+	body := bytes.Repeat([]byte("b"), size)
+	ask := func() error {
+		req, err := http.NewRequest("GET", child.url, nil)
+		if size > 0 {
+			req, err = http.NewRequest("POST", child.url, bytes.NewReader(body))
+		}
+		if err != nil {
+			return err
+		}
+		req.Header.Set("x-piko-endpoint", "bench")
+		res, err := transport.RoundTrip(req)
+		if err != nil {
+			return err
+		}
+		n, err := io.Copy(io.Discard, res.Body)
+		res.Body.Close()
+		if err != nil || res.StatusCode != http.StatusOK || size > 0 && n != int64(size) {
+			return fmt.Errorf("request failed: status %d, %d bytes, %v", res.StatusCode, n, err)
+		}
+		return nil
+	}
+	run := func(n int) {
+		var wg sync.WaitGroup
+		work := make(chan struct{}, 1024)
+		for range clients {
+			wg.Go(func() {
+				for range work {
+					if err := ask(); err != nil {
+						b.Error(err)
+					}
+				}
+			})
+		}
+		for range n {
+			work <- struct{}{}
+		}
+		close(work)
+		wg.Wait()
+	}
+	run(clients * 4) // warm up: connections, pools
+	before := child.usage(b)
+	b.ResetTimer()
+	run(b.N)
+	b.StopTimer()
+	after := child.usage(b)
+	b.ReportMetric(float64((after.CPU-before.CPU).Microseconds())/float64(b.N), "cpu-µs/req")
+	b.ReportMetric(float64(after.Mallocs-before.Mallocs)/float64(b.N), "child-allocs/req")
+}
+
+// pathProcess is a running child.
+type pathProcess struct{ url, control string }
+
+func (p *pathProcess) usage(b *testing.B) (u pathUsage) {
+	b.Helper()
+	res, err := http.Get(p.control)
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer res.Body.Close()
+	if err := json.NewDecoder(res.Body).Decode(&u); err != nil {
+		b.Fatal(err)
+	}
+	return u
+}
+
+func startPathChild(b *testing.B, system, origin string) *pathProcess {
+	b.Helper()
+	cmd := exec.Command(os.Args[0], "-test.run=^$")
+	cmd.Env = append(os.Environ(), pathChild+"="+system, "PIKO_BENCH_ORIGIN="+origin)
+	cmd.Stderr = os.Stderr
+	stdin, err := cmd.StdinPipe() // the child lives until this closes
+	if err != nil {
+		b.Fatal(err)
+	}
+	stdout, err := cmd.StdoutPipe()
+	if err != nil {
+		b.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(func() { stdin.Close(); cmd.Wait() })
+	line, err := bufio.NewReader(stdout).ReadString('\n')
+	if err != nil {
+		b.Fatalf("start %s: %v", system, err)
+	}
+	f := strings.Fields(line)
+	return &pathProcess{url: f[0], control: f[1]}
+}
+
+// A child is this test binary again, which must not run any test.
+func init() {
+	if system := os.Getenv(pathChild); system != "" {
+		runPathChild(system)
+		os.Exit(0)
+	}
+}
+
+// startBenchTunnel runs a node and an agent, access logs off.
+func startBenchTunnel(ctx context.Context, origin string) (address string) {
+	cfg := defaultServerConfig()
+	cfg.Proxy.BindAddr, cfg.Upstream.BindAddr, cfg.Admin.BindAddr = "127.0.0.1:0", "127.0.0.1:0", "127.0.0.1:0"
+	cfg.Proxy.AccessLog.Disable = true
+	log := slog.New(slog.DiscardHandler)
+	node, err := newServer(cfg, log)
+	if err != nil {
+		panic(err)
+	}
+	go node.Run(ctx)
+	<-node.Ready()
+	a, err := agent.New(agent.Config{Listeners: []agent.Listener{{
+		Endpoint: "bench", Addr: origin, AccessLog: accesslog.Config{Disable: true},
+	}}}, &client.Client{URL: "http://" + node.UpstreamAddr().String()}, log, nil, nil)
+	if err != nil {
+		panic(err)
+	}
+	go a.Run(ctx)
+	for node.table.Lookup("bench") == nil {
+		runtime.Gosched()
+	}
+	return "http://" + node.ProxyAddr().String()
+}
+
+// runPathChild is the child's main.
+func runPathChild(system string) {
+	ctx, stop := context.WithCancel(context.Background())
+	defer stop()
+	origin := os.Getenv("PIKO_BENCH_ORIGIN")
+	var address string
+	switch system {
+	case "tunnel":
+		address = startBenchTunnel(ctx, origin)
+	case "chained":
+		address = serveLocal(chainedProxy(serveLocal(chainedProxy(origin))))
+	}
+	control := serveLocal(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		var ru syscall.Rusage
+		syscall.Getrusage(syscall.RUSAGE_SELF, &ru)
+		var ms runtime.MemStats
+		runtime.ReadMemStats(&ms)
+		json.NewEncoder(w).Encode(pathUsage{CPU: time.Duration(ru.Utime.Nano() + ru.Stime.Nano()), Mallocs: ms.Mallocs})
+	}))
+	fmt.Println(address, control)
+	io.Copy(io.Discard, os.Stdin)
+}
+
+func serveLocal(h http.Handler) (address string) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		slog.Error("listen", "error", err)
+		os.Exit(1)
+	}
+	go http.Serve(l, h)
+	return "http://" + l.Addr().String()
+}
+
+// bufferPool is the httputil.BufferPool that a well-set-up ReverseProxy has.
+type bufferPool struct{ sync.Pool }
+
+func (p *bufferPool) Get() []byte  { return *p.Pool.Get().(*[]byte) }
+func (p *bufferPool) Put(b []byte) { p.Pool.Put(&b) }
+
+func chainedProxy(to string) http.Handler {
+	target, _ := url.Parse(to)
+	pool := &bufferPool{sync.Pool{New: func() any { b := make([]byte, 32<<10); return &b }}}
+	proxy := &httputil.ReverseProxy{
+		Rewrite: func(pr *httputil.ProxyRequest) {
+			pr.SetURL(target)
+			pr.SetXForwarded()
+		},
+		Transport:  &http.Transport{MaxIdleConnsPerHost: 256, MaxIdleConns: 1024, DisableCompression: true},
+		BufferPool: pool,
+	}
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		http.NewResponseController(w).EnableFullDuplex() // without it, POST responses come back truncated
+		proxy.ServeHTTP(w, r)
+		r.Body.Close()
+	})
+}

@@ -14,6 +14,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -147,6 +148,77 @@ func TestServiceThatClosedItsIdleConnectionsCostsNoRequest(t *testing.T) {
 		if res.StatusCode != http.StatusOK {
 			t.Errorf("%s after the service closed its connections: status %d, want 200", method, res.StatusCode)
 		}
+	}
+}
+
+// deadConn is a connection that breaks when it is used a second time, and
+// shows nothing of it before.
+type deadConn struct {
+	net.Conn
+	broken atomic.Bool
+}
+
+func (c *deadConn) Write(p []byte) (int, error) {
+	if c.broken.Load() {
+		c.Conn.Close() // reading fails as well, as it does when TCP breaks
+		return 0, syscall.EPIPE
+	}
+	return c.Conn.Write(p)
+}
+
+func TestRequestThatNeverLeftIsSentOverAnotherConnection(t *testing.T) {
+	var requests atomic.Int64
+	service := startService(t, func(w http.ResponseWriter, r *http.Request) {
+		requests.Add(1)
+		io.Copy(w, r.Body)
+	})
+	var dialled []*deadConn
+	var failDial atomic.Bool
+	access := new(logBuffer)
+	a := startAgent(t, service.URL, func(o *agentOptions) {
+		o.access = access
+		o.adjust = func(l *listener) {
+			l.pool.Dial = func(ctx context.Context) (net.Conn, error) {
+				if failDial.Load() {
+					return nil, &dialError{syscall.ECONNREFUSED}
+				}
+				conn, err := l.service.dial(ctx)
+				dialled = append(dialled, &deadConn{Conn: conn})
+				return dialled[len(dialled)-1], err
+			}
+		}
+	})
+	post := func(body string) (int, string) {
+		req, _ := http.NewRequestWithContext(t.Context(), http.MethodPost, "http://my-endpoint.example.com/", strings.NewReader(body))
+		res, err := a.do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer res.Body.Close()
+		answer, _ := io.ReadAll(res.Body)
+		return res.StatusCode, string(answer)
+	}
+	for _, body := range []string{"first", "second"} {
+		if status, answer := post(body); status != 200 || answer != body {
+			t.Errorf("POST of %q: status %d, body %q", body, status, answer)
+		}
+		dialled[len(dialled)-1].broken.Store(true)
+	}
+	if requests.Load() != 2 || len(dialled) != 2 {
+		t.Errorf("service got %d requests over %d connections, want 2 over 2", requests.Load(), len(dialled))
+	}
+	eventually(t, func() error {
+		if log := access.String(); !strings.Contains(log, `"retries":1`) {
+			return fmt.Errorf("access log does not count the attempt: %s", log)
+		}
+		return nil
+	})
+	failDial.Store(true)
+	if status, answer := post("third"); status != 502 {
+		t.Errorf("POST when no new connection is to be had: status %d, body %q, want 502", status, answer)
+	}
+	if status, answer := post(strings.Repeat("x", 2*keepBody)); status != 502 {
+		t.Errorf("POST of a long body over a dead connection: status %d, body of %d bytes, want 502", status, len(answer))
 	}
 }
 

@@ -26,13 +26,16 @@ const statusClientGone = 499
 // to be dead before anything had been sent on it.
 const maxAttempts = 3
 
+// keepBody is how long a body may be, in bytes, to be kept for such an attempt.
+const keepBody = 4 << 10
+
 // ServeHTTP forwards one request to the service.
 func (l *listener) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	x := &exchange{l: l, w: w, in: r, start: time.Now()}
 	l.metrics.inFlight.Inc()
 	l.active.Add(1)
 	defer x.finish() // also when a panic aborts the answer
-	x.body = relay.TakeBody(w, r, relay.BodyOptions{})
+	x.body = relay.TakeBody(w, r, relay.BodyOptions{Keep: keepBody})
 	defer x.body.Finish()
 	if l.draining.Load() {
 		// The node that is not told of the drain (v0.9.0's has no way to be)

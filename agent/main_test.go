@@ -145,6 +145,7 @@ type agentOptions struct {
 	listener Listener
 	grace    time.Duration
 	access   io.Writer
+	adjust   func(*listener) // before it runs
 }
 
 // startAgent runs an agent that forwards to addr until the test ends.
@@ -165,6 +166,9 @@ func startAgent(t testing.TB, addr string, opts ...func(*agentOptions)) *testAge
 		t.Fatal(err)
 	}
 	a.listen = func(context.Context) (tunnels, error) { return a.node, nil }
+	if o.adjust != nil {
+		o.adjust(a.listener)
+	}
 	agent := &Agent{grace: o.grace, log: logger, listeners: []*listener{a.listener}}
 	ctx, cancel := context.WithCancel(context.Background())
 	a.stop = cancel

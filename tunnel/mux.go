@@ -66,8 +66,8 @@ type refusedError struct{}
 
 func (refusedError) Error() string { return "stream refused by the peer" }
 
-// NeverExecuted says that trying elsewhere repeats nothing.
-func (refusedError) NeverExecuted() bool { return true }
+// Refused says that trying elsewhere repeats nothing: package relay asks for it.
+func (refusedError) Refused() bool { return true }
 
 // A GoAwayError is what a session ends with when the peer said that it is over,
 // and not only that no stream may follow.

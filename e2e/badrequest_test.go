@@ -5,8 +5,12 @@ package e2e
 import (
 	"bufio"
 	"fmt"
+	"io"
+	"net"
 	"net/http"
+	"net/http/httptest"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -49,7 +53,7 @@ func TestBadEndpoints(t *testing.T) {
 		{"beyond ASCII", "x-piko-endpoint: \u00e9", 400, "invalid-endpoint", invalid},
 		{"two names", "x-piko-endpoint: bystander\r\nx-piko-endpoint: other", 400, "invalid-endpoint", invalid},
 		{"300 long", "x-piko-endpoint: " + strings.Repeat("a", 300), 400, "invalid-endpoint", invalid},
-		{"forbidden byte in host", "Host: a_b.example.com", 400, "invalid-endpoint", invalid},
+		{"forbidden byte in host", "Host: a!b.example.com", 400, "invalid-endpoint", invalid},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			host := "Host: localhost\r\n"
@@ -60,15 +64,9 @@ func TestBadEndpoints(t *testing.T) {
 			conn.send("GET /the/path HTTP/1.1\r\n" + host + c.header + "\r\n\r\n")
 			res, body := conn.response("GET")
 			wantError(t, res, body, c.status, c.code, c.text)
-			s.waitLog(t, "who and why", conn.clientIP(), "/the/path", c.code)
+			s.wantLoggedOnce(t, conn.addr(), "/the/path", c.text)
 		})
 	}
-}
-
-// clientIP is the address by which the access log names us.
-func (c *rawConn) clientIP() string {
-	ip, _, _ := strings.Cut(c.addr(), ":")
-	return ip
 }
 
 // TestMalformedRequests sends what is no proper HTTP: it is refused as the client's fault,
@@ -98,7 +96,6 @@ func TestMalformedRequests(t *testing.T) {
 		"space before the colon":    "GET / HTTP/1.1\r\nHost: h\r\nA : b\r\n" + e + "\r\n",
 		"signed length":             "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: +5\r\n" + e + "\r\nhello",
 		"two lengths":               "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\nContent-Length: 6\r\n" + e + "\r\nhello",
-		"HTTP/1.0 with chunks":      "POST /echo HTTP/1.0\r\nHost: h\r\nTransfer-Encoding: chunked\r\n" + e + "\r\n5\r\nhello\r\n0\r\n\r\n",
 		"HTTP/1.1 with odd coding":  "POST /echo HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: gzip, chunked\r\n" + e + "\r\n0\r\n\r\n",
 		"2 MiB of header":           "GET / HTTP/1.1\r\nHost: h\r\n" + e + "A: " + strings.Repeat("b", 2<<20) + "\r\n\r\n",
 		"host-like endpoint header": "GET / HTTP/1.1\r\nHost: h\r\nx-piko-endpoint: e:99999/..\r\n\r\n",
@@ -123,6 +120,44 @@ func TestMalformedRequests(t *testing.T) {
 		})
 	}
 	wantCurl(t, "origin", "-H", to("e"), s.url("/")) // the upstream is as good as before
+}
+
+// TestFramingNeverSplits sends requests whose end two parsers may see at different places,
+// and of which no handler of Go's server can see that: whatever is answered, nothing that
+// stood in a body gets to the service as a request.
+func TestFramingNeverSplits(t *testing.T) {
+	t.Parallel()
+	var smuggled atomic.Int64
+	service := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/smuggled" {
+			smuggled.Add(1)
+		}
+		io.Copy(io.Discard, r.Body)
+	}))
+	defer service.Close()
+	s := startServer(t)
+	s.agent(t, "e", service.Listener.Addr().String())
+	inner := "GET /smuggled HTTP/1.1\r\nHost: h\r\n" + to("e") + "\r\n\r\n"
+	head := "POST / HTTP/1.1\r\nHost: h\r\n" + to("e") + "\r\n"
+	length := fmt.Sprintf("Content-Length: %d\r\n", len(inner))
+	for name, raw := range map[string]string{
+		"length and chunks":       head + "Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n" + fmt.Sprintf("%x\r\n%s\r\n0\r\n\r\n", len(inner), inner),
+		"two equal lengths":       head + length + length + "\r\n" + inner,
+		"folded coding":           head + "Transfer-Encoding:\r\n chunked\r\n\r\n" + fmt.Sprintf("%x\r\n%s\r\n0\r\n\r\n", len(inner), inner),
+		"line feeds alone":        strings.ReplaceAll(head, "\r\n", "\n") + strings.ReplaceAll(length, "\r\n", "\n") + "\n" + inner,
+		"chunks in HTTP/1.0":      strings.Replace(head, "1.1", "1.0", 1) + "Connection: close\r\nTransfer-Encoding: chunked\r\n\r\n" + fmt.Sprintf("%x\r\n%s\r\n0\r\n\r\n", len(inner), inner),
+		"length and chunks, mute": head + fmt.Sprintf("Content-Length: %d\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 5+len(inner)) + "\r\n",
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := dialRaw(t, s.proxy)
+			c.send(raw)
+			c.Conn.(*net.TCPConn).CloseWrite()
+			c.wantClosed(10 * time.Second)
+			if n := smuggled.Swap(0); n != 0 {
+				t.Errorf("the body was taken for a request")
+			}
+		})
+	}
 }
 
 // TestBadChunks sends bodies that break after the request has been passed on.

@@ -93,6 +93,9 @@ func (o *origin) echo(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Length", strconv.FormatInt(r.ContentLength, 10))
 	}
 	w.Header().Set("X-Origin", o.name)
+	if r.ContentLength < 0 {
+		http.NewResponseController(w).Flush() // else a short answer gets a length, and no trailers
+	}
 	if _, err := io.Copy(w, r.Body); err != nil {
 		o.aborted.Add(1)
 		panic(http.ErrAbortHandler)

@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -99,19 +100,23 @@ func (p *process) cleanup() {
 	_ = p.cmd.Process.Kill()
 	<-p.exited
 	if p.t.Failed() {
-		p.t.Logf("--- %s (%s), %v\n%s", p.name, strings.Join(p.cmd.Args, " "), p.cmd.ProcessState, tail(p.readOutput(), 60))
+		p.t.Logf("--- %s (%s), %v\n%s", p.name, strings.Join(p.cmd.Args, " "), p.cmd.ProcessState, tail(p.readOutput(), 25))
 	}
 }
 
-// tail returns the last n lines of s, each cut to a length that keeps a failure readable.
+// tail returns the last n lines of s that are not about a request that went well, each cut
+// to a length that keeps a failure readable.
 func tail(s string, n int) string {
 	lines := strings.Split(strings.TrimSuffix(s, "\n"), "\n")
+	lines = slices.DeleteFunc(lines, func(l string) bool {
+		return containsAll(l, []string{`"msg":"request"`, `"status":200`})
+	})
 	if cut := len(lines) - n; cut > 0 {
-		lines = append([]string{fmt.Sprintf("(%d earlier lines left out)", cut)}, lines[cut:]...)
+		lines = append([]string{fmt.Sprintf("(%d earlier lines)", cut)}, lines[cut:]...)
 	}
 	for i, l := range lines {
-		if len(l) > 600 {
-			lines[i] = l[:600] + " ..."
+		if len(l) > 300 {
+			lines[i] = l[:300] + " ..."
 		}
 	}
 	return strings.Join(lines, "\n")

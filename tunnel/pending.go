@@ -112,7 +112,7 @@ func (o *outbox) offer(s *Stream, p []byte, inline bool) (offerResult, *sendBuff
 	if o.err != nil {
 		return offerFailed, nil
 	}
-	if inline && o.state != flushing {
+	if inline && o.state != flushing && o.first == nil {
 		o.state = flushing
 		if len(p) <= smallWrite && o.crowded() {
 			o.grow(dataSize(len(p)))
@@ -128,6 +128,7 @@ func (o *outbox) offer(s *Stream, p []byte, inline bool) (offerResult, *sendBuff
 	if !o.hasRoom(s, len(p)) {
 		s.rest = p
 		o.push(s)
+		o.kick()
 		return offerQueued, nil
 	}
 	o.grow(dataSize(len(p)))

@@ -12,8 +12,9 @@ type deadline struct {
 	timer  *time.Timer // nil until needed; stopped unless at is to come
 }
 
-// set sets the deadline; expire is called, without locks, at or after t.
-func (d *deadline) set(t time.Time, expire func()) {
+// set sets the deadline to t. expire makes what is called, without locks, when
+// t has come; that it is made only when needed is what saves the allocation.
+func (d *deadline) set(t time.Time, expire func() func()) {
 	d.stop()
 	d.at, d.passed = t, false
 	if t.IsZero() {
@@ -24,7 +25,7 @@ func (d *deadline) set(t time.Time, expire func()) {
 	case wait <= 0:
 		d.passed = true
 	case d.timer == nil:
-		d.timer = time.AfterFunc(wait, expire)
+		d.timer = time.AfterFunc(wait, expire())
 	default:
 		d.timer.Reset(wait)
 	}
@@ -64,7 +65,7 @@ func (s *Stream) SetReadDeadline(t time.Time) error {
 	if s.closed {
 		return ErrClosed
 	}
-	s.rdeadline.set(t, s.onReadDeadline)
+	s.rdeadline.set(t, func() func() { return s.onReadDeadline })
 	if s.rdeadline.passed {
 		s.rcond.Signal()
 	}
@@ -79,7 +80,7 @@ func (s *Stream) SetWriteDeadline(t time.Time) error {
 	if s.closed {
 		return ErrClosed
 	}
-	s.wdeadline.set(t, s.onWriteDeadline)
+	s.wdeadline.set(t, func() func() { return s.onWriteDeadline })
 	if s.wdeadline.passed {
 		s.wcond.Signal()
 	}

@@ -172,7 +172,8 @@ func TestRequestThatNeverLeftIsSentOverAnotherConnection(t *testing.T) {
 		requests.Add(1)
 		io.Copy(w, r.Body)
 	})
-	var dialled []*deadConn
+	var mu sync.Mutex
+	var dialled []*deadConn // guarded by mu
 	var failDial atomic.Bool
 	access := new(logBuffer)
 	a := startAgent(t, service.URL, func(o *agentOptions) {
@@ -183,8 +184,13 @@ func TestRequestThatNeverLeftIsSentOverAnotherConnection(t *testing.T) {
 					return nil, &dialError{syscall.ECONNREFUSED}
 				}
 				conn, err := l.service.dial(ctx)
+				if err != nil {
+					return nil, err
+				}
+				mu.Lock()
+				defer mu.Unlock()
 				dialled = append(dialled, &deadConn{Conn: conn})
-				return dialled[len(dialled)-1], err
+				return dialled[len(dialled)-1], nil
 			}
 		}
 	})
@@ -202,11 +208,15 @@ func TestRequestThatNeverLeftIsSentOverAnotherConnection(t *testing.T) {
 		if status, answer := post(body); status != 200 || answer != body {
 			t.Errorf("POST of %q: status %d, body %q", body, status, answer)
 		}
+		mu.Lock()
 		dialled[len(dialled)-1].broken.Store(true)
+		mu.Unlock()
 	}
+	mu.Lock()
 	if requests.Load() != 2 || len(dialled) != 2 {
 		t.Errorf("service got %d requests over %d connections, want 2 over 2", requests.Load(), len(dialled))
 	}
+	mu.Unlock()
 	eventually(t, func() error {
 		if log := access.String(); !strings.Contains(log, `"retries":1`) {
 			return fmt.Errorf("access log does not count the attempt: %s", log)
@@ -223,11 +233,13 @@ func TestRequestThatNeverLeftIsSentOverAnotherConnection(t *testing.T) {
 }
 
 func TestHTTPSService(t *testing.T) {
-	service := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	service := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		io.WriteString(w, r.TLS.ServerName+" "+r.Proto)
 	}))
-	defer service.Close()
+	service.EnableHTTP2 = true
 	service.Config.ErrorLog = discardLog()
+	service.StartTLS()
+	defer service.Close()
 	roots := x509.NewCertPool()
 	roots.AddCert(service.Certificate())
 	for _, tt := range []struct {
@@ -238,6 +250,7 @@ func TestHTTPSService(t *testing.T) {
 		{"own authority and server name", &tls.Config{RootCAs: roots, ServerName: "example.com"}, "example.com HTTP/1.1"},
 		{"own authority, name of the address", &tls.Config{RootCAs: roots}, " HTTP/1.1"},
 		{"not verified", &tls.Config{InsecureSkipVerify: true}, " HTTP/1.1"},
+		{"never HTTP/2", &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"h2"}}, " HTTP/1.1"},
 		{"unknown authority", nil, ""},
 		{"wrong name", &tls.Config{RootCAs: roots, ServerName: "other.test"}, ""},
 	} {

@@ -128,6 +128,9 @@ func TestUpgradedConnectionIsCutAtTheEndOfTheGracePeriod(t *testing.T) {
 	if err := <-a.done; err != nil {
 		t.Errorf("Run returned %v, want nil", err)
 	}
+	if n := a.active.Load(); n != 0 {
+		t.Errorf("Run returned with %d exchanges active", n)
+	}
 	if _, err := r.ReadByte(); err == nil {
 		t.Error("the connection is still open")
 	}

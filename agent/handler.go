@@ -83,7 +83,12 @@ func (x *exchange) roundTrip() (*http.Response, error) {
 	x.body.Attach(out)
 	for {
 		res, err := x.l.pool.RoundTrip(out)
-		if err == nil || x.retries+1 >= maxAttempts || !x.retryable(err) || !x.body.Attach(out) {
+		if err == nil || x.retries+1 >= maxAttempts || !x.retryable(err) {
+			return res, err
+		}
+		// Another request, since whoever sends that one may not have noticed.
+		out = out.WithContext(out.Context())
+		if !x.body.Attach(out) {
 			return res, err
 		}
 		x.retries++

@@ -58,7 +58,7 @@ func TestMalformedRequests(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			reached.Store(0)
-			smuggled := "GET /next HTTP/1.1\r\nHost: e1.example.com\r\n\r\n"
+			smuggled := "GET /next HTTP/1.1\r\nHost: e1.example.com\r\nConnection: close\r\n\r\n"
 			got := w.talk(tt.request + smuggled)
 			if tt.status != "" && !strings.HasPrefix(got, "HTTP/1.1 "+tt.status+" ") {
 				t.Errorf("got %q, want status %s", got, tt.status)
@@ -97,7 +97,7 @@ func TestTargetsPassAsTheyAre(t *testing.T) {
 		{"G!T /x/_piko/ HTTP/1.1\r\nHost: e.example.com\r\n\r\n", "e G!T /x/_piko/ e.example.com"},
 		{"GET / HTTP/1.0\r\nX-Piko-Endpoint: e\r\n\r\n", "e GET / "},
 	} {
-		got := w.talk(tt.request)
+		got := w.talk(strings.TrimSuffix(tt.request, "\r\n") + "Connection: close\r\n\r\n")
 		if !strings.HasSuffix(got, "\r\n\r\n"+tt.want) || !strings.Contains(got, " 200 OK\r\n") {
 			t.Errorf("%q: got %q, want %q", tt.request, got, tt.want)
 		}
@@ -112,11 +112,11 @@ func TestDomains(t *testing.T) {
 		"e.example.com": "200", "E.EXAMPLE.COM:80": "200", "e.example.com.": "200", "e.tunnels.example.org": "200",
 		"e.a.example.com": "400", "example.com": "400", "e.example.net": "400", "e.com": "400", "e": "400",
 	} {
-		if got := w.talk("GET / HTTP/1.1\r\nHost: " + host + "\r\n\r\n"); !strings.HasPrefix(got, "HTTP/1.1 "+want+" ") {
+		if got := w.talk("GET / HTTP/1.1\r\nHost: " + host + "\r\n\r\n" + closing); !strings.HasPrefix(got, "HTTP/1.1 "+want+" ") {
 			t.Errorf("%s: got %q, want %s", host, got, want)
 		}
 	}
-	if got := w.talk("GET / HTTP/1.1\r\nHost: other.net\r\nX-Piko-Endpoint: e\r\n\r\n"); !strings.HasPrefix(got, "HTTP/1.1 200 ") {
+	if got := w.talk("GET / HTTP/1.1\r\nHost: other.net\r\nX-Piko-Endpoint: e\r\n\r\n" + closing); !strings.HasPrefix(got, "HTTP/1.1 200 ") {
 		t.Errorf("with the header: got %q", got)
 	}
 	if _, err := NewPublic(Options{Lookup: w.table.Lookup, Domains: []string{"."}}); err == nil {

@@ -44,14 +44,15 @@ type exchange struct {
 	r     *http.Request
 	start time.Time
 
-	endpoint string
-	upgrade  string // protocols to upgrade to
-	out      *http.Request
-	url      url.URL
-	body     *relay.Body
-	cancel   context.CancelCauseFunc
-	tried    router.Tried
-	target   router.Target // of the attempt under way
+	endpoint  string
+	upgrade   string // protocols to upgrade to
+	ctx       context.Context
+	cancel    context.CancelCauseFunc
+	url       url.URL
+	outHeader http.Header
+	body      *relay.Body
+	tried     router.Tried
+	target    router.Target // of the attempt under way
 
 	// What became of it.
 	status   int
@@ -112,12 +113,17 @@ func (x *exchange) prepare(target string) {
 		Got1xxResponse: x.informational,
 		WroteRequest:   x.wroteRequest,
 	})
-	x.out = x.r.WithContext(ctx)
+	x.ctx = ctx
 	x.url = url.URL{Scheme: "http", Host: x.r.Host, Opaque: target}
-	x.out.URL = &x.url
-	x.out.Header = x.f.outHeader(x.r)
-	x.out.Close = false
+	x.outHeader = x.f.outHeader(x.r)
 	x.body = relay.TakeBody(x.w, x.r, relay.BodyOptions{Keep: maxKept, Progress: x.readProgress()})
+}
+
+// request makes the request for one attempt: the last attempt's sender may still look at its own.
+func (x *exchange) request() (out *http.Request, ok bool) {
+	out = x.r.WithContext(x.ctx)
+	out.URL, out.Header, out.Close = &x.url, x.outHeader, false
+	return out, x.body.Attach(out)
 }
 
 // attempts sends the request to one candidate after the other as long as that is safe.
@@ -131,11 +137,12 @@ func (x *exchange) attempts() (*http.Response, error) {
 			}
 			return nil, last
 		}
-		if !x.body.Attach(x.out) {
+		out, ok := x.request()
+		if !ok {
 			return nil, last
 		}
 		x.retries = n
-		res, err := x.attempt(target)
+		res, err := x.attempt(target, out)
 		if err == nil {
 			return res, nil
 		}
@@ -149,11 +156,11 @@ func (x *exchange) attempts() (*http.Response, error) {
 }
 
 // attempt sends the request to one target. If it answers the target stays in x, to be ended with the response.
-func (x *exchange) attempt(target router.Target) (*http.Response, error) {
+func (x *exchange) attempt(target router.Target, out *http.Request) (*http.Response, error) {
 	x.target = target
 	x.tried.Add(target)
 	target.Begin()
-	res, err := target.Upstream(x.endpoint).RoundTrip(x.out)
+	res, err := target.Upstream(x.endpoint).RoundTrip(out)
 	down := err == nil && res.StatusCode == http.StatusBadGateway && agentError(res)
 	if down && x.couldPassOver() {
 		_ = res.Body.Close()
@@ -300,7 +307,7 @@ func (x *exchange) informational(code int, header textproto.MIMEHeader) error {
 func (x *exchange) switchProtocols(res *http.Response) {
 	x.upgraded = true
 	x.logOpened()
-	in, out, err := relay.Upgrade(x.w, x.out, res)
+	in, out, err := relay.Upgrade(x.w, x.r, res)
 	x.bytesIn, x.bytesOut, x.err = in, out, err
 }
 

@@ -76,8 +76,8 @@ func (f *forwarder) outHeader(r *http.Request) http.Header {
 		h[name] = values[i : i+1 : i+1]
 	}
 	if ip != "" {
-		for _, before := range h[headerFor] { // there are none unless trusted
-			ip = before + ", " + ip
+		if before := h[headerFor]; before != nil { // there is none unless trusted
+			ip = strings.Join(before, ", ") + ", " + ip
 		}
 		set(0, headerFor, ip)
 	}

@@ -8,7 +8,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
-	"strings"
+	"os"
 	"sync"
 	"testing"
 	"time"
@@ -126,7 +126,10 @@ func (w *world) serveRaw(endpoint string, serve func(c net.Conn, r *bufio.Reader
 	return w.add(endpoint, dialTo(ln.Addr().String()))
 }
 
-// talk sends bytes over a new connection and returns what comes back until the server closes, or for 100 ms.
+// closing is a request behind others that closes the connection.
+const closing = "GET /closing HTTP/1.1\r\nHost: nobody.x\r\nConnection: close\r\n\r\n"
+
+// talk sends bytes over a new connection and returns what comes back until the server closes it.
 func (w *world) talk(text string) string {
 	w.t.Helper()
 	c, err := net.Dial("tcp", w.addr)
@@ -135,8 +138,11 @@ func (w *world) talk(text string) string {
 	}
 	defer c.Close()
 	io.WriteString(c, text)
-	c.SetReadDeadline(time.Now().Add(100 * time.Millisecond))
-	b, _ := io.ReadAll(c)
+	c.SetReadDeadline(time.Now().Add(5 * time.Second))
+	b, err := io.ReadAll(c)
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		w.t.Errorf("the connection stays open after %q", text)
+	}
 	return string(b)
 }
 
@@ -179,5 +185,3 @@ func idle(l *router.Local) func() error {
 		return nil
 	}
 }
-
-var _ = strings.Contains

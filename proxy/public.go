@@ -69,10 +69,7 @@ func (x *exchange) record(kind accesslog.Kind, d time.Duration) accesslog.Record
 		Kind: kind, Proto: r.Proto, Method: r.Method, Host: r.Host, Path: r.URL.Path,
 		Endpoint: x.endpoint, Client: r.RemoteAddr, Node: x.f.opt.NodeID,
 		Status: x.status, BytesIn: x.bytesIn, BytesOut: x.bytesOut, Duration: d, Retries: x.retries,
-		RequestHeader: r.Header, ResponseHeader: x.header,
-	}
-	if x.out != nil {
-		rec.RequestID = x.out.Header.Get(headerRequestID)
+		RequestID: x.outHeader.Get(headerRequestID), RequestHeader: r.Header, ResponseHeader: x.header,
 	}
 	switch {
 	case x.target.Node != nil:

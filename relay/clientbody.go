@@ -78,7 +78,8 @@ func TakeBody(w http.ResponseWriter, r *http.Request, opt BodyOptions) *Body {
 }
 
 // Attach gives out the body from its first byte on: it sets out's Body and ContentLength and, at the end of the body,
-// Trailer. It does nothing and says false if a part of the body is gone. A reader that was attached before gets no more.
+// Trailer. It does nothing and says false if a part of the body is gone. A reader that was attached before gets no more;
+// whoever has it may still be at work, so each attempt needs a request of its own.
 func (b *Body) Attach(out *http.Request) bool {
 	if b == nil {
 		out.Body, out.ContentLength = http.NoBody, 0

@@ -30,6 +30,7 @@ func listen(flag string, addr bindAddr) (net.Listener, error) {
 	lc := net.ListenConfig{KeepAliveConfig: net.KeepAliveConfig{
 		Enable: true, Idle: 30 * time.Second, Interval: 10 * time.Second, Count: 3,
 	}}
+	lc.SetMultipathTCP(false) // costs what nobody here gains, and knows fewer socket options
 	ln, err := lc.Listen(ctx, "tcp", string(addr))
 	if err != nil {
 		return nil, fmt.Errorf("listen on %s (%s): %w%s", addr, flag, shortNetError(err), listenRemedy(err))

@@ -44,11 +44,12 @@ func newLogger(w io.Writer, cfg logConfig, level *slog.LevelVar) *slog.Logger {
 }
 
 // renameLogKeys turns slog's time and level into v0.9.0's.
+// Durations are text, as in v0.9.0: a bare number of nanoseconds helps nobody.
 func renameLogKeys(groups []string, a slog.Attr) slog.Attr {
-	if len(groups) > 0 {
-		return a
-	}
 	switch {
+	case a.Value.Kind() == slog.KindDuration:
+		return slog.String(a.Key, a.Value.Duration().String())
+	case len(groups) > 0:
 	case a.Key == slog.TimeKey && a.Value.Kind() == slog.KindTime:
 		return slog.String("ts", a.Value.Time().Format("2006-01-02T15:04:05.000Z07:00"))
 	case a.Key == slog.LevelKey:

@@ -7,6 +7,7 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+	"time"
 )
 
 // logLine logs with write and returns the line.
@@ -20,7 +21,7 @@ func logLine(t *testing.T, cfg logConfig, write func(*slog.Logger)) string {
 
 func TestLogLineHasTheKeysOfV090(t *testing.T) {
 	line := logLine(t, logConfig{Level: "info"}, func(log *slog.Logger) {
-		subsystem(log.With("node_id", "n1"), "proxy").Info("hello", "count", 2, slog.Group("request", slog.String("level", "x")))
+		subsystem(log.With("node_id", "n1"), "proxy").Info("hello", "count", 2, "took", time.Second, slog.Group("request", slog.String("level", "x")))
 	})
 	var got map[string]any
 	if err := json.Unmarshal([]byte(line), &got); err != nil {
@@ -31,7 +32,7 @@ func TestLogLineHasTheKeysOfV090(t *testing.T) {
 		t.Errorf("ts is %q", ts)
 	}
 	delete(got, "ts")
-	want := `{"count":2,"level":"info","msg":"hello","node_id":"n1","request":{"level":"x"},"subsystem":"proxy"}`
+	want := `{"count":2,"level":"info","msg":"hello","node_id":"n1","request":{"level":"x"},"subsystem":"proxy","took":"1s"}`
 	if text, _ := json.Marshal(got); string(text) != want {
 		t.Errorf("got %s, want %s", text, want)
 	}

@@ -6,13 +6,15 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
-	"net/http"
 	"strings"
 	"sync"
 	"sync/atomic"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"piko/accesslog"
 	"piko/admin"
+	"piko/proxy"
 	"piko/router"
 	"piko/upstreamconn"
 )
@@ -76,14 +78,15 @@ type server struct {
 	log       *slog.Logger
 	table     *router.Table
 	upstreams *upstreamconn.Server
-	gate      *gate             // requests in flight, and Connection: close in a drain
+	gate      *gate             // requests in flight
 	access    *accesslog.Writer // nil: no access log
 	proxy     *port
 	upstream  *port
 	admin     *port
 	ready     chan struct{} // closed when the node serves
 
-	isReady atomic.Bool // what /ready says
+	isReady    atomic.Bool // what /ready says
+	isDraining atomic.Bool // responses ask clients to close their connections
 }
 
 // newServer puts a node together and opens its ports, so that its addresses
@@ -107,25 +110,53 @@ func newServer(cfg serverConfig, log *slog.Logger) (*server, error) {
 		Gatherer:  registry,
 		Logger:    subsystem(log, "admin"),
 	}
-	s.gate = newGate(http.NotFoundHandler())
-	return s, s.open(log, status)
+	public, err := proxy.NewPublic(s.proxyOptions(log, registry))
+	if err != nil {
+		return nil, err
+	}
+	s.gate = &gate{next: public}
+	if err := s.open(log, status); err != nil {
+		s.closeAccessLog()
+		return nil, err
+	}
+	return s, nil
+}
+
+// proxyOptions is what the proxy is told.
+func (s *server) proxyOptions(log *slog.Logger, registry prometheus.Registerer) proxy.Options {
+	cfg := &s.cfg.Proxy
+	opt := proxy.Options{
+		Lookup:       s.table.Lookup,
+		NodeID:       s.id,
+		Timeout:      zeroIsOff(cfg.Timeout),
+		ReadTimeout:  zeroIsOff(cfg.HTTP.ReadTimeout),
+		WriteTimeout: zeroIsOff(cfg.HTTP.WriteTimeout),
+		Draining:     s.isDraining.Load,
+		Logger:       subsystem(log, "proxy"),
+		Registerer:   registry,
+	}
+	if s.cfg.AccessOut != nil && !cfg.AccessLog.Disable {
+		s.access = accesslog.NewWriter(s.cfg.AccessOut)
+		opt.AccessLog = accesslog.New(s.access, cfg.AccessLog.accessLog(), s.cfg.Log.accessOptions(log, "proxy.access"))
+	}
+	return opt
 }
 
 // open opens the ports, all or none.
 func (s *server) open(log *slog.Logger, status *admin.Server) error {
-	proxy := newHTTPServer(s.gate, subsystem(log, "proxy"))
-	proxy.DisableGeneralOptionsHandler = true // OPTIONS * is the service's
-	proxy.ReadHeaderTimeout = s.cfg.Proxy.HTTP.ReadHeaderTimeout
-	proxy.IdleTimeout = s.cfg.Proxy.HTTP.IdleTimeout
-	proxy.MaxHeaderBytes = int(s.cfg.Proxy.HTTP.MaxHeaderBytes)
-	upstream := newHTTPServer(s.upstreams.Handler(), subsystem(log, "upstream"))
-	upstream.ReadTimeout = readHeaderTimeout // a handshake has no body; what is refused must not linger
+	clients := newHTTPServer(s.gate, subsystem(log, "proxy"))
+	clients.DisableGeneralOptionsHandler = true // OPTIONS * is the service's
+	clients.ReadHeaderTimeout = s.cfg.Proxy.HTTP.ReadHeaderTimeout
+	clients.IdleTimeout = s.cfg.Proxy.HTTP.IdleTimeout
+	clients.MaxHeaderBytes = int(s.cfg.Proxy.HTTP.MaxHeaderBytes)
+	agents := newHTTPServer(s.upstreams.Handler(), subsystem(log, "upstream"))
+	agents.ReadTimeout = readHeaderTimeout // a handshake has no body; what is refused must not linger
 
 	var err error
-	if s.proxy, err = openPort("--proxy.bind-addr", s.cfg.Proxy.BindAddr, proxy); err != nil {
+	if s.proxy, err = openPort("--proxy.bind-addr", s.cfg.Proxy.BindAddr, clients); err != nil {
 		return err
 	}
-	if s.upstream, err = openPort("--upstream.bind-addr", s.cfg.Upstream.BindAddr, upstream); err != nil {
+	if s.upstream, err = openPort("--upstream.bind-addr", s.cfg.Upstream.BindAddr, agents); err != nil {
 		s.proxy.ln.Close()
 		return err
 	}

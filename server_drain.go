@@ -32,14 +32,14 @@ func (s *server) drain(base context.Context, cut context.CancelCauseFunc, reason
 
 	// Load balancers look elsewhere, clients are asked to reconnect elsewhere.
 	s.isReady.Store(false)
-	s.gate.draining.Store(true)
+	s.isDraining.Store(true)
 	_, upstreams := s.table.Totals()
 	s.log.Info("node draining", "reason", reason.Error(), "in_flight", s.gate.inFlight.count(), "upstreams", upstreams,
 		"shutdown_delay", s.cfg.ShutdownDelay.String(), "grace_period", s.cfg.GracePeriod.String())
 	pause(ctx, s.cfg.ShutdownDelay)
 
 	// No new connections; what idle ones still bring is served.
-	s.proxy.stopAccepting()
+	s.proxy.stopAccepting(ctx)
 	idle, cancelIdle := context.WithTimeout(ctx, idleGrace)
 	s.proxy.conns.wait(idle)
 	cancelIdle()
@@ -54,19 +54,26 @@ func (s *server) drain(base context.Context, cut context.CancelCauseFunc, reason
 
 	unwind, cancelUnwind := context.WithTimeout(context.WithoutCancel(base), unwindTime)
 	defer cancelUnwind()
-	streams := s.upstreams.Close(unwind)
 	cut(errStopped)
 	s.proxy.close(unwind)
-	s.gate.inFlight.wait(unwind)
+	s.gate.inFlight.wait(unwind) // for the access log has a line for each
+	closed := s.upstreams.Tunnels()
+	s.upstreams.Close(unwind)
 	s.upstream.close(unwind)
-	s.log.Info("node stopped", "took", time.Since(began).Round(time.Millisecond).String(), "requests_cut", requests, "streams_cut", streams)
-	if s.access != nil {
-		if err := s.access.Close(); err != nil {
-			s.log.Warn("access log is not complete", "error", err, "dropped", s.access.Dropped())
-		}
-	}
+	s.log.Info("node stopped", "took", time.Since(began).Round(time.Millisecond).String(), "requests_cut", requests, "upstreams_closed", closed)
+	s.closeAccessLog()
 	s.admin.close(unwind)
 	return nil
+}
+
+// closeAccessLog writes what is buffered of it.
+func (s *server) closeAccessLog() {
+	if s.access == nil {
+		return
+	}
+	if err := s.access.Close(); err != nil || s.access.Dropped() > 0 {
+		s.log.Warn("access log is not complete", "error", err, "dropped", s.access.Dropped())
+	}
 }
 
 // pause returns after d, or when ctx ends.

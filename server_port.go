@@ -50,8 +50,17 @@ func (p *port) serve(base context.Context) error {
 	return nil
 }
 
-// stopAccepting closes the listener and nothing else: connections go on.
-func (p *port) stopAccepting() {
+// handshakeTime is what connections get whose handshake had begun when we
+// stopped accepting. It is less than the second after which a client repeats
+// what was ignored.
+const handshakeTime = 250 * time.Millisecond
+
+// stopAccepting closes the listener and nothing else: connections go on. Those
+// that are being made are accepted before, where the system allows it.
+func (p *port) stopAccepting(ctx context.Context) {
+	if ignoreNew(p.ln) == nil {
+		pause(ctx, handshakeTime)
+	}
 	p.closing.Store(true)
 	p.ln.Close()
 }
@@ -91,21 +100,15 @@ func (t *tally) wait(ctx context.Context) (left int) {
 }
 
 // gate is the first handler of the proxy port: it counts the requests in
-// flight, upgraded connections included, and asks clients to close their
-// connections once the node drains. It neither changes nor sees anything else.
+// flight, upgraded connections included, for http.Server does not wait for
+// those. It neither changes nor sees anything else.
 type gate struct {
 	next     http.Handler
 	inFlight tally
-	draining atomic.Bool
 }
-
-func newGate(next http.Handler) *gate { return &gate{next: next} }
 
 func (g *gate) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	g.inFlight.add()
 	defer g.inFlight.done()
-	if g.draining.Load() && r.Header.Get("Upgrade") == "" {
-		w.Header().Set("Connection", "close")
-	}
 	g.next.ServeHTTP(w, r)
 }

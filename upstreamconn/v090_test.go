@@ -1,0 +1,168 @@
+package upstreamconn
+
+import (
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/gorilla/websocket"
+	"github.com/hashicorp/yamux"
+
+	"piko/tunnel"
+)
+
+// byteConn is a gorilla WebSocket as v0.9.0 uses it: a stream of bytes in
+// binary messages. Any close is net.ErrClosed.
+type byteConn struct {
+	*websocket.Conn
+	r io.Reader
+}
+
+func (c *byteConn) Read(p []byte) (int, error) {
+	for {
+		if c.r == nil {
+			kind, r, err := c.NextReader()
+			if err != nil {
+				if _, ok := errors.AsType[*websocket.CloseError](err); ok {
+					err = net.ErrClosed
+				}
+				return 0, err
+			}
+			if kind != websocket.BinaryMessage {
+				return 0, errors.New("unexpected message type")
+			}
+			c.r = r
+		}
+		n, err := c.r.Read(p)
+		if err == io.EOF {
+			c.r = nil
+			if err = nil; n == 0 {
+				continue
+			}
+		}
+		return n, err
+	}
+}
+
+func (c *byteConn) Write(p []byte) (int, error) {
+	return len(p), c.WriteMessage(websocket.BinaryMessage, p)
+}
+
+func (c *byteConn) SetDeadline(t time.Time) error {
+	c.SetReadDeadline(t)
+	return c.SetWriteDeadline(t)
+}
+
+// oldAgent is what a v0.9.0 agent is to a server: gorilla/websocket with its
+// defaults, yamux with its defaults, a net/http server on the streams.
+type oldAgent struct {
+	ws   *byteConn
+	sess *yamux.Session
+}
+
+// dialOldAgent connects an agent that serves nothing yet.
+func dialOldAgent(t testing.TB, url, endpoint string) *oldAgent {
+	t.Helper()
+	ws, res, err := websocket.DefaultDialer.Dial(strings.Replace(url, "http", "ws", 1)+"/piko/v1/upstream/"+endpoint, nil)
+	if err != nil {
+		t.Fatalf("dial: %v (%v)", err, res)
+	}
+	cfg := yamux.DefaultConfig()
+	cfg.LogOutput = io.Discard
+	a := &oldAgent{ws: &byteConn{Conn: ws}}
+	if a.sess, err = yamux.Client(a.ws, cfg); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { a.sess.Close() })
+	return a
+}
+
+// serve serves h until the session ends, and reports why accepting ended.
+func (a *oldAgent) serve(t testing.TB, h http.Handler) <-chan error {
+	srv := &http.Server{Handler: h}
+	ended := make(chan error, 1)
+	var wg sync.WaitGroup
+	wg.Go(func() { ended <- srv.Serve(a.sess) })
+	t.Cleanup(func() {
+		a.sess.Close()
+		srv.Close()
+		wg.Wait()
+	})
+	return ended
+}
+
+func TestOldAgentThatGoesAwayIsLeftAtOnce(t *testing.T) {
+	n := startNode(t, nil)
+	begun, release := make(chan struct{}), make(chan struct{})
+	old := dialOldAgent(t, n.url, "endpoint")
+	old.serve(t, slow(begun, release))
+	l := n.waitFor(t, "endpoint", 1)[0]
+	result := inFlight(t, l, begun)
+	if err := old.sess.GoAway(); err != nil {
+		t.Fatal(err)
+	}
+	n.waitFor(t, "endpoint", 0) // without a request that finds out
+	close(release)
+	if err := <-result; err != nil {
+		t.Errorf("the request in flight: %v", err)
+	}
+	eventually(t, func() error {
+		if s := old.sess.NumStreams(); s > 0 {
+			return errors.New("the node keeps a stream open")
+		}
+		return nil
+	})
+}
+
+// A v0.9.0 agent reconnects only if GoAway 2 comes before the end.
+func TestOldAgentIsSentBackWhenTheNodeDrains(t *testing.T) {
+	n := startNode(t, nil)
+	begun, release := make(chan struct{}), make(chan struct{})
+	busy, idle := dialOldAgent(t, n.url, "endpoint"), dialOldAgent(t, n.url, "other")
+	busyEnd, idleEnd := busy.serve(t, slow(begun, release)), idle.serve(t, echo)
+	l := n.waitFor(t, "endpoint", 1)[0]
+	result := inFlight(t, l, begun)
+	if _, err := do(n.waitFor(t, "other", 1)[0].Upstream(), http.MethodGet, ""); err != nil {
+		t.Fatal(err) // leaves a stream in the pool
+	}
+	n.Drain(t.Context(), tunnel.DrainMessage{Reason: "test"})
+	wantSentBack(t, "the idle agent", idleEnd)
+	n.waitFor(t, "endpoint", 0)
+	select {
+	case err := <-busyEnd:
+		t.Fatalf("the busy agent was ended with a request in flight: %v", err)
+	case <-time.After(3 * quietPoll):
+	}
+	close(release)
+	if err := <-result; err != nil {
+		t.Errorf("the request in flight: %v", err)
+	}
+	wantSentBack(t, "the busy agent", busyEnd)
+}
+
+func TestOldAgentIsSentBackWhenTheNodeCloses(t *testing.T) {
+	n := startNode(t, nil)
+	end := dialOldAgent(t, n.url, "endpoint").serve(t, echo)
+	n.waitFor(t, "endpoint", 1)
+	n.Close(t.Context())
+	wantSentBack(t, "the agent", end)
+}
+
+// wantSentBack checks that the session ended as the one that a v0.9.0 agent
+// reconnects after: neither with EOF nor as if it had been closed.
+func wantSentBack(t *testing.T, who string, end <-chan error) {
+	t.Helper()
+	select {
+	case err := <-end:
+		if err == nil || errors.Is(err, io.EOF) || errors.Is(err, net.ErrClosed) || errors.Is(err, yamux.ErrSessionShutdown) {
+			t.Errorf("%s ended with %v, after which it would not come back", who, err)
+		}
+	case <-time.After(5 * time.Second):
+		t.Errorf("%s has not ended", who)
+	}
+}

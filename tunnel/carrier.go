@@ -12,10 +12,6 @@ const (
 	// writeMessage to put the frame's header into: 2 bytes, 8 of length, 4 of mask.
 	headroom = 14
 
-	// readBuffer is all that a silent carrier holds. It has room for any header
-	// and any control frame; payload goes around it where it can.
-	readBuffer = 4 << 10
-
 	// writeChunk is the largest message that Write makes.
 	writeChunk = 32 << 10
 
@@ -75,7 +71,10 @@ type carrier struct {
 // what was read behind the handshake; it is copied. The carrier owns nc.
 func newCarrier(nc net.Conn, buffered []byte, client bool) *carrier {
 	c := &carrier{nc: nc, client: client, epoch: time.Now(), wlock: make(chan struct{}, 1)}
-	c.in.buf = make([]byte, max(readBuffer, len(buffered)))
+	c.in.buf = c.in.small[:]
+	if len(buffered) > len(c.in.buf) {
+		c.in.buf = make([]byte, len(buffered)) // until it has been read
+	}
 	c.in.w = copy(c.in.buf, buffered)
 	return c
 }

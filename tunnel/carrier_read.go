@@ -5,11 +5,20 @@ import (
 	"errors"
 	"io"
 	"os"
+	"sync"
 	"time"
 	"unicode/utf8"
 )
 
 const (
+	// smallBuffer is all that a silent carrier holds. It has room for any header
+	// and any control frame; large payload goes around it.
+	smallBuffer = 512
+
+	// bigBuffer is lent to a carrier while more arrives than fits the small one:
+	// many small messages then come with one system call.
+	bigBuffer = 16 << 10
+
 	// maxOddFrames is how many frames a second may carry (next to) nothing:
 	// control frames, empty ones, and fragments below oddFragment. They cost us
 	// as much as frames that carry something; an honest peer sends a few.
@@ -20,8 +29,11 @@ const (
 // A frameReader is the state of reading: bytes that arrived, and how far into
 // which frame they reach. A read that runs out of time changes none of it.
 type frameReader struct {
-	buf  []byte // buf[r:w] arrived and is not parsed
-	r, w int
+	buf   []byte // buf[r:w] arrived and is not parsed; small, big, or what came with the handshake
+	r, w  int
+	more  bool // the last read filled the buffer: there is probably more
+	big   *[bigBuffer]byte
+	small [smallBuffer]byte
 
 	left       uint64 // payload of the current data frame that is still to come
 	key        uint32 // its mask for the next byte
@@ -71,6 +83,8 @@ func (c *carrier) endRead(err error) error {
 		c.sendClose(bad.closeCode(), bad.Reason, bad)
 	}
 	c.in.err = err
+	c.in.buf, c.in.r, c.in.w = nil, 0, 0
+	c.in.release()
 	return err
 }
 
@@ -224,23 +238,40 @@ func (c *carrier) countOdd() error {
 	return nil
 }
 
+var bigBuffers = sync.Pool{New: func() any { return new([bigBuffer]byte) }}
+
 // fill reads more bytes behind those that wait in the buffer. Callers need no
-// more at once than the buffer holds.
+// more at once than the small buffer holds.
 func (c *carrier) fill() error {
 	f := &c.in
-	if f.r > 0 {
-		f.w = copy(f.buf, f.buf[f.r:f.w])
-		f.r = 0
+	rest := f.buf[f.r:f.w]
+	if f.more {
+		if f.big == nil {
+			f.big = bigBuffers.Get().(*[bigBuffer]byte)
+		}
+		f.buf = f.big[:]
+	} else {
+		f.buf = f.small[:]
 	}
-	if f.w == 0 && len(f.buf) > readBuffer {
-		f.buf = make([]byte, readBuffer) // what came with the handshake was more
+	f.r, f.w = 0, copy(f.buf, rest)
+	if !f.more {
+		f.release()
 	}
 	n, err := c.receive(f.buf[f.w:])
 	f.w += n
+	f.more = f.w == len(f.buf)
 	if n > 0 {
 		return nil // if there was an error, it comes again
 	}
 	return err
+}
+
+// release gives the big buffer back; nothing in it is needed any more.
+func (f *frameReader) release() {
+	if f.big != nil {
+		bigBuffers.Put(f.big)
+		f.big = nil
+	}
 }
 
 // receiveInto reads up to n bytes into p. What p has behind them takes the next
@@ -248,9 +279,10 @@ func (c *carrier) fill() error {
 func (c *carrier) receiveInto(p []byte, n int) (int, error) {
 	f := &c.in
 	k, err := c.receive(p[:min(len(p), n+len(f.buf))])
-	f.r, f.w = 0, 0
+	f.r, f.w, f.more = 0, 0, false
 	if k > n {
 		f.w = copy(f.buf, p[n:k])
+		f.more = f.w == len(f.buf)
 		k = n
 	}
 	return k, err

@@ -266,7 +266,7 @@ func TestCarrierTakesWhatCameBehindTheHandshake(t *testing.T) {
 	if _, err := io.ReadFull(car, got[:4]); err != nil || string(got[:4]) != "late" {
 		t.Fatalf("read %q, %v", got[:4], err)
 	}
-	if len(car.in.buf) != readBuffer {
+	if len(car.in.buf) != smallBuffer || car.in.big != nil {
 		t.Errorf("the buffer for what came early stays, with %d bytes", len(car.in.buf))
 	}
 }

@@ -212,7 +212,7 @@ func shakeHands(nc net.Conn, req *http.Request) (*http.Response, []byte, error) 
 // it, the reader may hold more than belongs to it.
 func readAnswer(nc net.Conn, req *http.Request) (*http.Response, *bufio.Reader, error) {
 	limited := &io.LimitedReader{R: nc, N: maxAnswer}
-	br := bufio.NewReaderSize(limited, readBuffer)
+	br := bufio.NewReader(limited)
 	for range maxInterim {
 		res, err := http.ReadResponse(br, req)
 		switch {

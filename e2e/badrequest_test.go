@@ -53,7 +53,7 @@ func TestBadEndpoints(t *testing.T) {
 		{"beyond ASCII", "x-piko-endpoint: \u00e9", 400, "invalid-endpoint", invalid},
 		{"two names", "x-piko-endpoint: bystander\r\nx-piko-endpoint: other", 400, "invalid-endpoint", invalid},
 		{"300 long", "x-piko-endpoint: " + strings.Repeat("a", 300), 400, "invalid-endpoint", invalid},
-		{"forbidden byte in host", "Host: a!b.example.com", 400, "invalid-endpoint", invalid},
+		{"forbidden byte in host", "Host: a!b.example.com", 400, "malformed-request", "malformed request"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			host := "Host: localhost\r\n"

@@ -17,22 +17,24 @@ func TestResponseThatDiesHalfWay(t *testing.T) {
 	t.Parallel()
 	s, o := startServer(t), startOrigin(t, "origin")
 	s.agent(t, "e", o.addr)
-	for _, target := range []string{
-		"/reset-half-way", "/reset-half-way?chunked=1", "/reset-half-way?fin=1", "/reset-half-way?chunked=1&fin=1",
-	} {
-		for _, method := range []string{"GET", "POST"} {
-			r := curl(t, "-X", method, "-H", to("e"), s.url(target))
-			if r.code != 18 && r.code != 56 {
-				t.Errorf("%s %s: curl ended with status %d, %q, want 18 or 56", method, target, r.code, r.stdout)
+	for _, half := range []string{"n=5", "n=300000", "n=5&chunked=1", "n=300000&chunked=1"} {
+		for _, end := range []string{"", "&fin=1"} {
+			for _, method := range []string{"GET", "POST"} {
+				target := "/reset-half-way?" + half + end
+				r := curl(t, "--fail", "-o", "/dev/null", "-X", method, "-H", to("e"), s.url(target))
+				// Of a few bytes nothing may have been passed on yet; then an error (22) is as clear.
+				if r.code != 18 && r.code != 56 && (half != "n=5" || r.code != 22) {
+					t.Errorf("%s %s: curl ended with status %d, want 18 or 56", method, target, r.code)
+				}
 			}
 		}
-		eventually(t, 5*time.Second, "the log says which response broke", func() error {
-			if len(s.grep("/reset-half-way", `"err`)) == 0 {
-				return fmt.Errorf("no line of the access log has an error")
-			}
-			return nil
-		})
 	}
+	eventually(t, 5*time.Second, "the log says which responses broke", func() error {
+		if n := len(s.grep("/reset-half-way", `"err`)); n < 16 {
+			return fmt.Errorf("%d lines of the access log have an error", n)
+		}
+		return nil
+	})
 	wantCurl(t, "origin", "-H", to("e"), s.url("/"))
 }
 
@@ -102,7 +104,7 @@ func TestClientsThatGoAway(t *testing.T) {
 		"in a chunk":              "POST /echo" + head + "Transfer-Encoding: chunked\r\n\r\nffff\r\nhello",
 		"in an event stream":      "GET /sse?n=100&every=1s" + head + "\r\n",
 		"in an upgrade":           "GET /ws" + head + upgradeHeaders + "\r\n",
-		"before a 100 (Continue)": "POST /slow?d=25s" + head + "Expect: 100-continue\r\nContent-Length: 5\r\n\r\n",
+		"before a 100 (Continue)": "POST /slow?d=2s" + head + "Expect: 100-continue\r\nContent-Length: 5\r\n\r\n",
 	} {
 		t.Run(name, func(t *testing.T) {
 			const clients = 30
@@ -124,7 +126,9 @@ func TestClientsThatGoAway(t *testing.T) {
 				}
 				c.Close()
 			}
-			if name != "in the header" && name != "in an upgrade" {
+			// Go's server, which the service is, sees a client leave only while it reads the body
+			// or has read all of it.
+			if name != "in the header" && name != "in an upgrade" && name != "before a 100 (Continue)" {
 				eventually(t, 10*time.Second, "the service sees that its clients are gone", func() error {
 					if n := o.aborted.Load() - aborted; n < clients {
 						return fmt.Errorf("%d of %d", n, clients)

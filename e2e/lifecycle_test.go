@@ -74,23 +74,28 @@ func TestGracePeriodEnds(t *testing.T) {
 // TestSecondSignal ends both programs at once, whatever they wait for.
 func TestSecondSignal(t *testing.T) {
 	t.Parallel()
-	s, o := startServer(t), startOrigin(t, "origin")
-	a := s.agent(t, "e", o.addr)
-	c := dialRaw(t, s.proxy)
-	c.send("GET /slow?d=25s HTTP/1.1\r\nHost: h\r\n" + to("e") + "\r\n\r\n")
-	o.waitRequests(t, 1)
-	for _, p := range []*process{a, s.process} {
-		p.signal(t, syscall.SIGTERM)
-		select {
-		case <-p.exited:
-			t.Errorf("the %s ended at the first signal, although a request is in flight", p.name)
-			continue
-		case <-time.After(time.Second):
-		}
-		p.signal(t, syscall.SIGTERM)
-		if code := p.wait(t, time.Second); code == 0 {
-			t.Errorf("the %s ended with status 0 after a second signal", p.name)
-		}
+	for _, name := range []string{"server", "agent"} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s, o := startServer(t), startOrigin(t, "origin")
+			p := s.agent(t, "e", o.addr)
+			if name == "server" {
+				p = s.process
+			}
+			c := dialRaw(t, s.proxy)
+			c.send("GET /slow?d=25s HTTP/1.1\r\nHost: h\r\n" + to("e") + "\r\n\r\n")
+			o.waitRequests(t, 1)
+			p.signal(t, syscall.SIGTERM)
+			select {
+			case <-p.exited:
+				t.Fatal("it ended at the first signal, although a request is in flight")
+			case <-time.After(3 * time.Second):
+			}
+			p.signal(t, syscall.SIGTERM)
+			if code := p.wait(t, time.Second); code == 0 {
+				t.Error("it ended with status 0 after a second signal")
+			}
+		})
 	}
 }
 

@@ -75,7 +75,8 @@ func TestIdleWebSocket(t *testing.T) {
 	}
 	// gorilla ends a connection for good at a time-out, so the echo has to be read from below.
 	conn := c.NetConn()
-	conn.SetDeadline(time.Now().Add(10 * time.Second))
+	conn.SetReadDeadline(time.Now().Add(10 * time.Second))
+	c.SetWriteDeadline(time.Now().Add(10 * time.Second))
 	if err := c.WriteMessage(websocket.TextMessage, []byte("after")); err != nil {
 		t.Fatalf("send a message after 65 s: %v", err)
 	}

@@ -161,7 +161,6 @@ func (o *origin) slow(w http.ResponseWriter, r *http.Request) {
 
 // slowBody sends a header and one half at once and the other half after ?d.
 func (o *origin) slowBody(w http.ResponseWriter, r *http.Request) {
-	w.Header().Set("Content-Length", "20")
 	io.WriteString(w, "first half")
 	http.NewResponseController(w).Flush()
 	if o.pause(r, r.FormValue("d")) {
@@ -176,21 +175,23 @@ func (o *origin) endless(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// resetHalfWay sends half of a response, in chunks or with a length, and resets the connection.
+// resetHalfWay sends ?n bytes, half of a response, in chunks or with a length, and then
+// resets the connection, or ends it in good order with &fin=1.
 func (o *origin) resetHalfWay(w http.ResponseWriter, r *http.Request) {
+	n, _ := strconv.Atoi(r.FormValue("n"))
 	conn, _, err := http.NewResponseController(w).Hijack()
 	if err != nil {
 		panic(err)
 	}
 	defer conn.Close()
 	if r.FormValue("chunked") != "" {
-		io.WriteString(conn, "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n")
+		fmt.Fprintf(conn, "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n%x\r\n%s\r\n", n, randomBytes(n))
 	} else {
-		io.WriteString(conn, "HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhello")
+		fmt.Fprintf(conn, "HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s", 2*n, randomBytes(n))
 	}
-	// The half must be on its way before a reset throws it away: an own FIN or RST comes
-	// behind it in any case, and a client that got nothing may be served again.
-	o.pause(r, "200ms")
+	// A reset throws away what the other side has not read yet, and a client that got nothing
+	// may be served again.
+	o.pause(r, "300ms")
 	if r.FormValue("fin") == "" {
 		conn.(*net.TCPConn).SetLinger(0)
 	}

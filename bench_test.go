@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -258,5 +259,41 @@ func TestProgressLineIsForTerminalsOnly(t *testing.T) {
 	l = &load{duration: 10 * time.Second}
 	if got, want := l.progressLine(7, 7, time.Second), " 10 %  7 requests, 7/s, p99 0.00 ms, 0 failed"; got != want {
 		t.Errorf("line is %q, want %q", got, want)
+	}
+}
+
+func TestBenchMeasuresANode(t *testing.T) {
+	cfg := defaultServerConfig()
+	cfg.Proxy.BindAddr, cfg.Upstream.BindAddr, cfg.Admin.BindAddr = "127.0.0.1:0", "127.0.0.1:0", "127.0.0.1:0"
+	node, err := newServer(cfg, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- node.Run(ctx) }()
+	bench := func(flags ...string) (status int, out string) {
+		var stdout bytes.Buffer
+		args := append([]string{"bench", "http", "--requests", "200", "--clients", "4", "--endpoints", "3", "--upstreams", "5",
+			"--connect.proxy-url", "http://" + node.ProxyAddr().String(), "--connect.upstream-url", "http://" + node.UpstreamAddr().String()}, flags...)
+		status = run(args, demoProcess(t.Context(), &stdout, nil))
+		return status, stdout.String()
+	}
+	for _, size := range []string{"0", "13", "100000"} {
+		status, out := bench("--json", "--size", size)
+		var r benchResult
+		if err := json.Unmarshal([]byte(out), &r); err != nil || status != exitOK || r.Requests != 200 || r.Failed != 0 {
+			t.Errorf("bench of %s bytes: status %d, error %v, result %s", size, status, err, out)
+		}
+	}
+	if status, out := bench("--connect.proxy-url", "http://"+node.AdminAddr().String(), "--connect.timeout", "100ms"); status != exitFailure || out != "" {
+		t.Errorf("bench with a wrong proxy URL: status %d, result %q, want a failure and none", status, out)
+	}
+	cancel()
+	if err := <-done; err != nil {
+		t.Errorf("node: %v", err)
+	}
+	if status, _ := bench("--connect.timeout", "100ms"); status != exitFailure {
+		t.Errorf("bench without a server: status %d, want %d", status, exitFailure)
 	}
 }

@@ -23,8 +23,8 @@ const demoConnectTimeout = 10 * time.Second
 
 // demoCmd is `piko demo`.
 type demoCmd struct {
-	Exit    bool `help:"Stop after the requests, with status 0 if all of them worked."`
-	Verbose bool `short:"v" help:"Show what server and agent log."`
+	Exit    bool `flagonly:"" help:"Stop after the requests, with status 0 if all of them worked."`
+	Verbose bool `short:"v" flagonly:"" help:"Show what server and agent log."`
 }
 
 // Run starts a server, an agent and a service in this process, sends requests

@@ -1,17 +1,13 @@
 package proxy
 
 import (
-	"context"
 	"errors"
 	"io"
 	"math/rand/v2"
 	"net"
 	"net/http"
-	"net/http/httptrace"
-	"net/textproto"
 	"net/url"
 	"strings"
-	"sync"
 	"time"
 
 	"piko/fault"
@@ -44,10 +40,9 @@ type exchange struct {
 	r     *http.Request
 	start time.Time
 
+	call      call
 	endpoint  string
 	upgrade   string // protocols to upgrade to
-	ctx       context.Context
-	cancel    context.CancelCauseFunc
 	url       url.URL
 	outHeader http.Header
 	body      *relay.Body
@@ -64,17 +59,11 @@ type exchange struct {
 	header   http.Header // of the response
 
 	writer progressWriter
-
-	// Guarded by mu.
-	mu       sync.Mutex
-	timer    *time.Timer
-	answered bool // the final response has come, or nobody waits for it
 }
 
 // forward sends the request to the endpoint's upstreams until one answers, and brings the client the answer.
 func (x *exchange) forward(target string) {
 	x.prepare(target)
-	defer x.cancel(nil)
 	defer x.body.Finish()
 	res, err := x.attempts()
 	if err != nil {
@@ -107,13 +96,11 @@ func (x *exchange) forward(target string) {
 
 // prepare makes the request for the upstream.
 func (x *exchange) prepare(target string) {
-	ctx, cancel := context.WithCancelCause(x.r.Context())
-	x.cancel = cancel
-	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
-		Got1xxResponse: x.informational,
-		WroteRequest:   x.wroteRequest,
-	})
-	x.ctx = ctx
+	limit := x.f.opt.Timeout
+	if x.upgrade != "" || isGRPC(x.r) {
+		limit = -1
+	}
+	x.call.begin(x, limit)
 	x.url = url.URL{Scheme: "http", Host: x.r.Host, Opaque: target}
 	x.outHeader = x.f.outHeader(x.r)
 	x.body = relay.TakeBody(x.w, x.r, relay.BodyOptions{Keep: maxKept, Progress: x.readProgress()})
@@ -121,7 +108,7 @@ func (x *exchange) prepare(target string) {
 
 // request makes the request for one attempt: the last attempt's sender may still look at its own.
 func (x *exchange) request() (out *http.Request, ok bool) {
-	out = x.r.WithContext(x.ctx)
+	out = x.r.WithContext(&x.call)
 	out.URL, out.Header, out.Close = &x.url, x.outHeader, false
 	return out, x.body.Attach(out)
 }
@@ -173,7 +160,7 @@ func (x *exchange) attempt(target router.Target, out *http.Request) (*http.Respo
 		target.End()
 		return nil, err
 	}
-	x.stopTimer()
+	x.call.answer()
 	if !down {
 		target.Succeeded()
 	}
@@ -193,7 +180,7 @@ func (x *exchange) couldPassOver() bool {
 // mayRetry says whether a request that failed may be sent to another candidate, and for which reason.
 func (x *exchange) mayRetry(err error) (retryKind, bool) {
 	switch {
-	case x.r.Context().Err() != nil, isClientError(err), errors.Is(err, errNoResponse):
+	case x.r.Context().Err() != nil, isClientError(err), x.call.timedOut():
 		return 0, false
 	case relay.NeverExecuted(err):
 		return retryFree, true
@@ -263,7 +250,7 @@ func (x *exchange) classify(err error) *fault.Error {
 		return nil
 	case isClientError(err):
 		return fault.New(fault.MalformedRequest, err)
-	case errors.Is(err, errNoResponse):
+	case x.call.timedOut():
 		return fault.New(fault.UpstreamTimeout, err)
 	}
 	return fault.New(fault.UpstreamUnreachable, err)
@@ -279,28 +266,6 @@ func classifyBody(err error) *fault.Error {
 		return nil
 	}
 	return fault.New(fault.MalformedRequest, err)
-}
-
-// informational passes a 1xx response on. 100 is left to net/http, which says it when the body is read.
-func (x *exchange) informational(code int, header textproto.MIMEHeader) error {
-	if code == http.StatusContinue || !x.r.ProtoAtLeast(1, 1) {
-		return nil
-	}
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	if x.answered {
-		return nil
-	}
-	h := x.w.Header()
-	fields := relay.OutHeader(http.Header(header), internal)
-	for name, values := range fields {
-		h[name] = values
-	}
-	x.w.WriteHeader(code)
-	for name := range fields {
-		delete(h, name)
-	}
-	return nil
 }
 
 // switchProtocols takes the connection over.

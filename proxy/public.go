@@ -34,7 +34,7 @@ func (p *Public) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 // end accounts for a request, also for one that is being aborted.
 func (x *exchange) end() {
-	x.stopTimer()
+	x.call.end()
 	f := x.f
 	f.metrics.inFlight.Dec()
 	d := time.Since(x.start)

@@ -2,33 +2,8 @@ package proxy
 
 import (
 	"net/http"
-	"net/http/httptrace"
 	"time"
 )
-
-// wroteRequest starts the time that an upstream has for its answer. It may be called by any goroutine, and late.
-func (x *exchange) wroteRequest(httptrace.WroteRequestInfo) {
-	if x.f.opt.Timeout < 0 || x.upgrade != "" || isGRPC(x.r) {
-		return
-	}
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	if x.timer == nil && !x.answered {
-		x.timer = time.AfterFunc(x.f.opt.Timeout, x.timedOut)
-	}
-}
-
-func (x *exchange) timedOut() { x.cancel(errNoResponse) }
-
-// stopTimer says that the answer has come, or that nobody waits for it.
-func (x *exchange) stopTimer() {
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	x.answered = true
-	if x.timer != nil {
-		x.timer.Stop()
-	}
-}
 
 // readProgress is for how long a body may stay away.
 func (x *exchange) readProgress() time.Duration {

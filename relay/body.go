@@ -33,7 +33,7 @@ func (x *exchange) Read(p []byte) (n int, err error) {
 	}
 	if err != io.EOF {
 		err = x.failure(err)
-		x.abort(err)
+		x.Abort(err)
 	}
 	x.endReading(err)
 	return n, err
@@ -102,7 +102,7 @@ func (x *exchange) Close() error {
 	reading, sending := x.reading, x.sending
 	x.mu.Unlock()
 	if reading {
-		x.abort(ErrBodyClosed) // also wakes a Read, which holds readMu
+		x.Abort(ErrBodyClosed) // also wakes a Read, which holds readMu
 		x.readMu.Lock()
 		defer x.readMu.Unlock()
 		x.endReading(ErrBodyClosed)
@@ -118,7 +118,7 @@ func (x *exchange) Close() error {
 // response has come, so nobody waits for it.
 func (x *exchange) finishSending() {
 	if !x.out.complete.Load() {
-		x.abort(ErrBodyClosed)
+		x.Abort(ErrBodyClosed)
 		return
 	}
 	x.mu.Lock()

@@ -6,7 +6,6 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptrace"
-	"net/textproto"
 	"sync"
 	"time"
 )
@@ -16,7 +15,7 @@ import (
 // The request's head says what the request says and nothing else: no User-Agent and no Accept-Encoding is added. The
 // target is URL.Opaque as it is, if set. Expect: 100-continue holds the body back until the service says 100, says
 // something final, or was silent for a second. Of httptrace, GotConn, WroteRequest, GotFirstResponseByte,
-// Got100Continue and Got1xxResponse are called.
+// Got100Continue and Got1xxResponse are called; a Watcher costs less.
 //
 // An answer 101 to an upgrade has a Body that is an io.ReadWriteCloser with CloseWrite. Trailers are in res.Trailer
 // once Body has said io.EOF. The response may come before the request's body was sent: the body is then sent on until
@@ -35,7 +34,8 @@ func (p *Pool) RoundTrip(req *http.Request) (*http.Response, error) {
 			err = &exchangeError{op: "open connection", err: dialErr, never: true}
 			break
 		}
-		x := &exchange{p: p, c: c, req: req, ctx: ctx, trace: httptrace.ContextClientTrace(ctx)}
+		x := &exchange{p: p, c: c, req: req, ctx: ctx}
+		x.watcher, _ = ctx.(Watcher)
 		res, xerr := x.run()
 		if xerr == nil {
 			return res, nil
@@ -65,11 +65,13 @@ func (p *Pool) again(req *http.Request, c *conn, err error) bool {
 // exchange is one request and its response on one connection, and the response's body.
 type exchange struct {
 	// Static after construction.
-	p     *Pool
-	c     *conn
-	req   *http.Request
-	ctx   context.Context // ends the exchange; also that of req
-	trace *httptrace.ClientTrace
+	p       *Pool
+	c       *conn
+	req     *http.Request
+	ctx     context.Context // ends the exchange; also that of req
+	watcher Watcher         // ctx, if it is one; otherwise
+	trace   *httptrace.ClientTrace
+	stop    func() bool
 
 	// Owned by the caller of RoundTrip, then by the reader of the body.
 	res       http.Response
@@ -77,7 +79,6 @@ type exchange struct {
 	chunks    chunks
 	left      int64 // of a body with a length
 	responded bool
-	stop      func() bool
 
 	readMu sync.Mutex // held by Read and Close
 	ended  error      // guarded by readMu: what Read says from now on
@@ -100,15 +101,12 @@ type exchange struct {
 
 // run writes the request and reads the head of the response.
 func (x *exchange) run() (*http.Response, error) {
-	if x.trace != nil && x.trace.GotConn != nil {
-		x.trace.GotConn(httptrace.GotConnInfo{Conn: x.c.nc, Reused: x.c.reused})
-	}
 	x.reading, x.sending = true, true
 	if hasBody(x.req) && hasToken(x.req.Header["Expect"], "100-continue") {
 		x.out.go100 = make(chan bool, 1)
 	}
 	x.c.hold()
-	x.stop = context.AfterFunc(x.ctx, x.cancel)
+	x.watch()
 	x.send()
 	err := x.readHead()
 	if err == nil && x.head.status == http.StatusSwitchingProtocols {
@@ -118,7 +116,7 @@ func (x *exchange) run() (*http.Response, error) {
 	}
 	if err != nil {
 		err = x.failure(err)
-		x.abort(err)
+		x.Abort(err)
 		x.endReading(err)
 		return nil, err
 	}
@@ -156,9 +154,7 @@ func (x *exchange) readRaw() ([]byte, error) {
 			return nil, err
 		}
 		x.responded = true
-		if x.trace != nil && x.trace.GotFirstResponseByte != nil {
-			x.trace.GotFirstResponseByte()
-		}
+		x.tellFirstByte()
 	}
 	raw, err := x.c.head(limit)
 	if err == errTooLong {
@@ -171,14 +167,8 @@ func (x *exchange) readRaw() ([]byte, error) {
 func (x *exchange) informational() error {
 	if x.head.status == http.StatusContinue {
 		x.out.proceed()
-		if x.trace != nil && x.trace.Got100Continue != nil {
-			x.trace.Got100Continue()
-		}
 	}
-	if x.trace != nil && x.trace.Got1xxResponse != nil {
-		return x.trace.Got1xxResponse(x.head.status, textproto.MIMEHeader(x.head.header))
-	}
-	return nil
+	return x.tellInformational()
 }
 
 // startBody makes the response's body ready.
@@ -196,11 +186,8 @@ func (x *exchange) startBody() {
 	x.res.Body = x
 }
 
-// cancel is called when the context ends.
-func (x *exchange) cancel() { x.abort(context.Cause(x.ctx)) }
-
-// abort ends the exchange: whoever reads or writes the connection fails. The first cause is kept.
-func (x *exchange) abort(cause error) {
+// Abort ends the exchange: whoever reads or writes the connection fails. The first cause is kept.
+func (x *exchange) Abort(cause error) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	if x.cause == nil {
@@ -266,7 +253,7 @@ func (x *exchange) release(side *bool) {
 	if !over {
 		return
 	}
-	x.stop()
+	x.unwatch()
 	if x.hurried && fit {
 		fit = x.c.nc.SetWriteDeadline(time.Time{}) == nil
 	}

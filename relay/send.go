@@ -3,7 +3,6 @@ package relay
 import (
 	"io"
 	"net/http"
-	"net/http/httptrace"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -57,7 +56,7 @@ func (x *exchange) send() {
 	buf := copyBuffers.Get().(*[]byte)
 	head, err := appendHead((*buf)[:0], x.req)
 	if err != nil {
-		x.abort(err)
+		x.Abort(err)
 		x.endSending(buf)
 		return
 	}
@@ -84,7 +83,7 @@ func (x *exchange) sendHead() {
 	defer readBuffers.Put(buf)
 	head, err := appendHead((*buf)[:0], x.req)
 	if err != nil {
-		x.abort(err)
+		x.Abort(err)
 	} else {
 		x.write(head)
 	}
@@ -118,7 +117,7 @@ func (x *exchange) sendJoined(buf *[]byte, head []byte, length int64) {
 		late.Stop()
 	}
 	if err != nil {
-		x.abort(err)
+		x.Abort(err)
 	}
 	if x.sendFirst((*buf)[:len(head)+n], len(head), err == nil) && int64(n) < length {
 		x.sendRest((*buf)[:cap(*buf)], length-int64(n))
@@ -178,7 +177,7 @@ func (x *exchange) sendRest(buf []byte, left int64) {
 	for left > 0 {
 		n, err := x.readBody(buf[:min(int64(len(buf)), left)], left)
 		if err != nil {
-			x.abort(err)
+			x.Abort(err)
 			return
 		}
 		if !x.write(buf[:n]) {
@@ -213,7 +212,7 @@ func (x *exchange) sendChunks(buf []byte) {
 	for idle := 0; idle < 100; idle++ {
 		n, err := x.req.Body.Read(data)
 		if err != nil && err != io.EOF {
-			x.abort(&ClientError{Op: "read request body", Err: err})
+			x.Abort(&ClientError{Op: "read request body", Err: err})
 			return
 		}
 		msg := buf[chunkRoom:chunkRoom]
@@ -229,7 +228,7 @@ func (x *exchange) sendChunks(buf []byte) {
 			return
 		}
 	}
-	x.abort(&ClientError{Op: "read request body", Err: io.ErrNoProgress})
+	x.Abort(&ClientError{Op: "read request body", Err: io.ErrNoProgress})
 }
 
 // frameChunk puts the size in front of n bytes at buf[chunkRoom:] and a line end behind them.
@@ -268,9 +267,7 @@ func (x *exchange) endSending(buf *[]byte) {
 	}
 	err := x.writeErr
 	x.mu.Unlock()
-	if x.trace != nil && x.trace.WroteRequest != nil {
-		x.trace.WroteRequest(httptrace.WroteRequestInfo{Err: err})
-	}
+	x.tellWroteRequest(err)
 	x.release(&x.sending)
 }
 

@@ -67,7 +67,7 @@ func (u *upgraded) CloseWrite() error { return closeWrite(u.x.c.nc) }
 // Close ends the connection in order, Abort as a failure.
 func (u *upgraded) Close() error {
 	u.once.Do(func() {
-		u.x.stop()
+		u.x.unwatch()
 		_ = u.x.c.nc.SetWriteDeadline(time.Now().Add(goodbye))
 		_ = u.x.c.nc.Close()
 		u.x.p.end()

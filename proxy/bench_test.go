@@ -1,0 +1,181 @@
+package proxy
+
+import (
+	"bufio"
+	"io"
+	"log"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"testing"
+
+	"piko/relay"
+	"piko/router"
+)
+
+// BenchmarkProxy sends requests through two proxies in a row, as a node and an agent are, over TCP and in one process.
+// "piko" is Public before a handler that is what the agent's does; "reverseproxy" is httputil.ReverseProxy twice, with all
+// that makes it fast. "direct" has none, so that what client and service cost can be subtracted.
+func BenchmarkProxy(b *testing.B) {
+	for _, size := range []int{13, 1 << 20} {
+		clients := 64
+		if size > 1<<10 {
+			clients = 8
+		}
+		for _, kind := range []struct {
+			name  string
+			start func(b *testing.B, service string) string
+		}{{"direct", direct}, {"piko", pikoChain}, {"piko-1", pikoOnce}, {"reverseproxy", reverseChain}, {"reverseproxy-1", reverseOnce}} {
+			b.Run(strconv.Itoa(size)+"B/"+kind.name, func(b *testing.B) {
+				addr := kind.start(b, origin(b, size))
+				load(b, addr, clients, size)
+			})
+		}
+	}
+}
+
+// origin is a service that answers with size bytes.
+func origin(b *testing.B, size int) string {
+	payload := make([]byte, size)
+	length := []string{strconv.Itoa(size)}
+	return listen(b, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header()["Content-Length"] = length
+		w.Write(payload)
+	}))
+}
+
+func listen(b *testing.B, h http.Handler) string {
+	s := httptest.NewUnstartedServer(h)
+	s.Config.ErrorLog = log.New(io.Discard, "", 0)
+	s.Start()
+	b.Cleanup(s.Close)
+	return s.Listener.Addr().String()
+}
+
+func direct(_ *testing.B, service string) string { return service }
+
+func pikoChain(b *testing.B, service string) string { return pikoOnce(b, agentLike(b, service)) }
+
+func pikoOnce(b *testing.B, service string) string {
+	table := router.NewTable()
+	pool := &relay.Pool{Dial: dialTo(service)}
+	b.Cleanup(pool.Close)
+	b.Cleanup(table.Add("e", router.NewLocal(upstream{pool})))
+	p, err := NewPublic(Options{Lookup: table.Lookup})
+	if err != nil {
+		b.Fatal(err)
+	}
+	s := httptest.NewUnstartedServer(nil)
+	p.Configure(b.Context(), s.Config)
+	s.Start()
+	b.Cleanup(s.Close)
+	return s.Listener.Addr().String()
+}
+
+// agentLike is what an agent's handler does.
+func agentLike(b *testing.B, service string) string {
+	pool := &relay.Pool{Dial: dialTo(service)}
+	b.Cleanup(pool.Close)
+	return listen(b, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		out := r.WithContext(r.Context())
+		out.URL = &url.URL{Opaque: r.RequestURI}
+		out.Header = relay.OutHeader(r.Header, nil)
+		body := relay.TakeBody(w, r, relay.BodyOptions{})
+		defer body.Finish()
+		body.Attach(out)
+		res, err := pool.RoundTrip(out)
+		if err != nil {
+			w.WriteHeader(502)
+			return
+		}
+		if _, _, err := relay.CopyResponse(w, res); err != nil {
+			panic(http.ErrAbortHandler)
+		}
+	}))
+}
+
+func reverseChain(b *testing.B, service string) string {
+	return reverseOnce(b, reverseOnce(b, service))
+}
+
+func reverseOnce(b *testing.B, service string) string {
+	tr := &http.Transport{MaxIdleConnsPerHost: 256, DisableCompression: true}
+	b.Cleanup(tr.CloseIdleConnections)
+	return listen(b, &httputil.ReverseProxy{
+		Transport: tr, BufferPool: bufferPool{},
+		Rewrite: func(pr *httputil.ProxyRequest) {
+			pr.SetURL(&url.URL{Scheme: "http", Host: service})
+			pr.SetXForwarded()
+		},
+	})
+}
+
+type bufferPool struct{}
+
+var buffers = sync.Pool{New: func() any { b := make([]byte, 32<<10); return &b }}
+
+func (bufferPool) Get() []byte  { return *buffers.Get().(*[]byte) }
+func (bufferPool) Put(b []byte) { buffers.Put(&b) }
+
+// load sends b.N requests from so many clients, which cost as little as clients can.
+func load(b *testing.B, addr string, clients, size int) {
+	var left atomic.Int64
+	var wg sync.WaitGroup
+	conns := make([]net.Conn, clients)
+	for i := range conns {
+		c, err := net.Dial("tcp", addr)
+		if err != nil {
+			b.Fatal(err)
+		}
+		defer c.Close()
+		conns[i] = c
+	}
+	left.Store(int64(2 * clients))
+	run := func() {
+		for _, c := range conns {
+			wg.Go(func() {
+				r := bufio.NewReaderSize(c, 64<<10)
+				for left.Add(-1) >= 0 {
+					if err := ask(c, r, size); err != nil {
+						b.Error(err)
+						return
+					}
+				}
+			})
+		}
+		wg.Wait()
+	}
+	run() // warm
+	b.ReportAllocs()
+	b.SetBytes(int64(size))
+	left.Store(int64(b.N))
+	cpu := cpuTime()
+	b.ResetTimer()
+	run()
+	b.StopTimer()
+	b.ReportMetric(float64((cpuTime()-cpu).Microseconds())/float64(b.N), "cpu-µs/op")
+}
+
+const request = "GET /path?query HTTP/1.1\r\nHost: e.example.com\r\nUser-Agent: curl/8.0\r\nAccept: */*\r\nX-Piko-Endpoint: e\r\n\r\n"
+
+func ask(c net.Conn, r *bufio.Reader, size int) error {
+	if _, err := io.WriteString(c, request); err != nil {
+		return err
+	}
+	for {
+		line, err := r.ReadSlice('\n')
+		if err != nil {
+			return err
+		}
+		if len(line) == 2 {
+			break
+		}
+	}
+	_, err := r.Discard(size)
+	return err
+}

@@ -1,0 +1,196 @@
+package proxy
+
+import (
+	"context"
+	"net/http"
+	"sync"
+	"time"
+
+	"piko/relay"
+)
+
+// call is the context of a request to upstreams: it ends with the client's, or when an upstream has not answered in
+// time. It is a relay.Watcher, which saves a dozen allocations for each request; for everybody else it is a context
+// like any other.
+type call struct {
+	context.Context // the client's
+
+	// Static after construction.
+	x      *exchange
+	limit  time.Duration // for the answer, once the request is out; less than 0 is none
+	unhook func() bool
+
+	// Guarded by mu.
+	mu       sync.Mutex
+	cause    error // why it has ended
+	done     chan struct{}
+	aborter  relay.Aborter
+	alarm    *alarm
+	answered bool // the final response has come, or nobody waits for it
+}
+
+// begin makes the call follow the client's context. end must be called.
+func (c *call) begin(x *exchange, limit time.Duration) {
+	c.Context, c.x, c.limit = x.r.Context(), x, limit
+	c.unhook = context.AfterFunc(c.Context, c.clientGone)
+}
+
+// end releases everything; whoever still waits for the context is told.
+func (c *call) end() {
+	if c.Context == nil {
+		return // begin was not called
+	}
+	c.unhook()
+	c.mu.Lock()
+	c.aborter = nil // what is over may still be sending its last bytes
+	c.mu.Unlock()
+	c.cancel(context.Canceled)
+	c.answer()
+}
+
+func (c *call) clientGone() { c.cancel(context.Cause(c.Context)) }
+
+func (c *call) cancel(cause error) {
+	c.mu.Lock()
+	if c.cause != nil {
+		c.mu.Unlock()
+		return
+	}
+	c.cause = cause
+	if c.done != nil {
+		close(c.done)
+	}
+	a := c.aborter
+	c.mu.Unlock()
+	if a != nil {
+		a.Abort(cause)
+	}
+}
+
+// Done implements context.Context.
+func (c *call) Done() <-chan struct{} {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.done == nil {
+		c.done = make(chan struct{})
+		if c.cause != nil {
+			close(c.done)
+		}
+	}
+	return c.done
+}
+
+// Err implements context.Context.
+func (c *call) Err() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.cause == nil {
+		return nil
+	}
+	return context.Canceled
+}
+
+// timedOut reports whether the upstream did not answer in time.
+func (c *call) timedOut() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.cause == errNoResponse
+}
+
+// Watch implements relay.Watcher.
+func (c *call) Watch(a relay.Aborter) {
+	c.mu.Lock()
+	c.aborter = a
+	cause := c.cause
+	c.mu.Unlock()
+	if cause != nil {
+		a.Abort(cause)
+	}
+}
+
+// WroteRequest starts the time that an upstream has for its answer. It may be called late.
+func (c *call) WroteRequest(error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.limit >= 0 && c.alarm == nil && !c.answered {
+		c.alarm = setAlarm(c, c.limit)
+	}
+}
+
+// answer says that the answer has come, or that nobody waits for it.
+func (c *call) answer() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.answered = true
+	if c.alarm != nil {
+		c.alarm.clear()
+		c.alarm = nil
+	}
+}
+
+// Informational passes a 1xx response on. 100 is left to net/http, which says it when the body is read.
+func (c *call) Informational(status int, header http.Header) error {
+	if status == http.StatusContinue || !c.x.r.ProtoAtLeast(1, 1) {
+		return nil
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.answered {
+		return nil
+	}
+	h := c.x.w.Header()
+	fields := relay.OutHeader(header, internal)
+	for name, values := range fields {
+		h[name] = values
+	}
+	c.x.w.WriteHeader(status)
+	for name := range fields {
+		delete(h, name)
+	}
+	return nil
+}
+
+// alarm ends a call that waits for too long. Alarms are used again, since each request sets one and hardly any goes off.
+type alarm struct {
+	timer *time.Timer
+
+	// Guarded by mu.
+	mu sync.Mutex
+	c  *call
+}
+
+var alarms sync.Pool
+
+func setAlarm(c *call, d time.Duration) *alarm {
+	if a, ok := alarms.Get().(*alarm); ok {
+		a.mu.Lock()
+		a.c = c
+		a.mu.Unlock()
+		a.timer.Reset(d)
+		return a
+	}
+	a := &alarm{c: c}
+	a.timer = time.AfterFunc(d, a.ring)
+	return a
+}
+
+func (a *alarm) ring() {
+	a.mu.Lock()
+	c := a.c
+	a.c = nil
+	a.mu.Unlock()
+	if c != nil {
+		c.cancel(errNoResponse)
+	}
+}
+
+// clear turns the alarm off. One that is ringing already may not be used again.
+func (a *alarm) clear() {
+	stopped := a.timer.Stop()
+	a.mu.Lock()
+	a.c = nil
+	a.mu.Unlock()
+	if stopped {
+		alarms.Put(a)
+	}
+}

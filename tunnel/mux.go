@@ -2,12 +2,9 @@ package tunnel
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"log/slog"
-	"maps"
-	"net"
 	"os"
 	"sync"
 	"sync/atomic"
@@ -34,57 +31,6 @@ const (
 	goodbyeTime = 2 * time.Second
 	brokenTime  = time.Second
 )
-
-// Errors of streams. A session's end is seen on its streams as the error that
-// the session ended with.
-var (
-	// ErrStreamReset: the peer reset the stream.
-	ErrStreamReset = errors.New("stream reset by the peer")
-	// ErrRefused: the peer reset the stream before it accepted it. Nothing that
-	// was written on it has been acted upon: it is safe to try elsewhere.
-	ErrRefused error = refusedError{}
-	// ErrClosed: the stream was closed or reset at this end. It is a
-	// net.ErrClosed.
-	ErrClosed = fmt.Errorf("use stream: %w", net.ErrClosed)
-	// ErrBufferFull: the session held too many bytes that nobody had read when
-	// more came for this stream, which was reset.
-	ErrBufferFull = errors.New("stream reset: too many unread bytes in its tunnel")
-)
-
-// Errors of open. Nothing was sent.
-var (
-	// ErrTooManyStreams: as many streams as the limit allows are open.
-	ErrTooManyStreams = errors.New("too many streams")
-	// ErrExhausted: the session has opened as many streams as there are ids. It
-	// has to be replaced by a new one.
-	ErrExhausted = errors.New("stream ids exhausted")
-	// ErrGoAway: the peer takes no new streams.
-	ErrGoAway = errors.New("peer takes no new streams")
-)
-
-type refusedError struct{}
-
-func (refusedError) Error() string { return "stream refused by the peer" }
-
-// Refused says that trying elsewhere repeats nothing: package relay asks for it.
-func (refusedError) Refused() bool { return true }
-
-// A GoAwayError is what a session ends with when the peer said that it is over,
-// and not only that no stream may follow.
-type GoAwayError struct {
-	Code uint32 // 1 protocol error, 2 internal error; others are unknown
-}
-
-// Error names the code.
-func (e *GoAwayError) Error() string {
-	switch e.Code {
-	case goAwayProtocol:
-		return "peer ended the tunnel: protocol error"
-	case goAwayInternal:
-		return "peer ended the tunnel: internal error"
-	}
-	return fmt.Sprintf("peer ended the tunnel: code %d", e.Code)
-}
 
 // A muxConn carries a mux. One goroutine reads; writeMessage, of b[headroom:],
 // is called by one goroutine at a time, may use b's headroom, and may change
@@ -324,110 +270,5 @@ func (m *mux) writeBroke(err error) {
 			m.fail(err)
 			m.c.close(closeGoingAway, "")
 		})
-	}
-}
-
-// add needs mu.
-func (m *mux) add(s *Stream) {
-	if m.streams == nil {
-		m.streams = make(map[uint32]*Stream)
-	}
-	m.streams[s.id] = s
-	m.peak = max(m.peak, len(m.streams))
-}
-
-// shrink makes a new map when the old one has become far too large: maps do not
-// shrink, and a tunnel may live for months after its busiest minute. It needs mu.
-func (m *mux) shrink() {
-	if m.peak < 64 || len(m.streams) > m.peak/8 {
-		return
-	}
-	m.peak = len(m.streams)
-	streams := make(map[uint32]*Stream, m.peak)
-	maps.Copy(streams, m.streams)
-	m.streams = streams
-}
-
-// remove forgets s, which neither side uses any more. window is what the peer
-// may have sent on it that is still on its way. Calling it again does nothing.
-func (m *mux) remove(s *Stream, window uint32) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if m.streams[s.id] != s {
-		return
-	}
-	delete(m.streams, s.id)
-	m.shrink()
-	m.ackedLocked(s)
-	m.late.add(window)
-	for i, waiting := range m.backlog {
-		if waiting == s {
-			m.backlog = append(m.backlog[:i], m.backlog[i+1:]...)
-			break
-		}
-	}
-}
-
-// acked makes room for another stream that the peer has not accepted.
-func (m *mux) acked(s *Stream) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.ackedLocked(s)
-}
-
-// ackedLocked needs mu.
-func (m *mux) ackedLocked(s *Stream) {
-	if !s.unacked {
-		return
-	}
-	s.unacked = false
-	m.unacked--
-	if m.slot != nil {
-		close(m.slot)
-		m.slot = nil
-	}
-}
-
-// await gives the peer lingerTime to end its side of s, which we have closed.
-func (m *mux) await(s *Stream) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if m.streams[s.id] != s {
-		return
-	}
-	s.lingerUntil = time.Now().Add(lingerTime)
-	if m.lingering {
-		return
-	}
-	m.lingering = true
-	if m.linger == nil {
-		m.linger = time.AfterFunc(lingerTime, m.sweep)
-	} else {
-		m.linger.Reset(lingerTime)
-	}
-}
-
-// sweep resets the streams that have lingered, and sets the timer for the next.
-func (m *mux) sweep() {
-	var over []*Stream
-	var next time.Time
-	now := time.Now()
-	m.mu.Lock()
-	for _, s := range m.streams {
-		switch until := s.lingerUntil; {
-		case until.IsZero():
-		case !until.After(now):
-			over = append(over, s)
-		case next.IsZero() || until.Before(next):
-			next = until
-		}
-	}
-	m.lingering = !next.IsZero() && m.err == nil
-	if m.lingering {
-		m.linger.Reset(next.Sub(now))
-	}
-	m.mu.Unlock()
-	for _, s := range over {
-		s.Reset()
 	}
 }

@@ -2,6 +2,23 @@ package tunnel
 
 import "time"
 
+// What a peer did that ends the session.
+var (
+	errBadVersion   = broke("frame of an unknown version")
+	errBadKind      = broke("frame of an unknown type")
+	errBadSession   = broke("ping or goaway with a stream id")
+	errWrongSide    = broke("stream opened with an id of the other side's")
+	errDuplicate    = broke("stream opened twice")
+	errOpensTooMany = broke("streams opened on and on that are refused")
+	errOverWindow   = broke("more data than the stream's window allows")
+	errWindowWraps  = broke("window grown beyond 2^32 bytes")
+	errNoSuchStream = broke("frame for a stream that never was")
+	errLateFrames   = broke("too many frames for streams that are gone, or without effect")
+	errPingFlood    = broke("more than 10 pings in a second")
+)
+
+func broke(reason string) error { return &ProtocolError{Reason: reason} }
+
 // What a peer may send that is of no use. All of it is bounded by what we did,
 // so that honest peers, however late their frames come, never get near.
 const (

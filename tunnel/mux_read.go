@@ -7,23 +7,6 @@ import (
 	"time"
 )
 
-// What a peer did that ends the session.
-var (
-	errBadVersion   = broke("frame of an unknown version")
-	errBadKind      = broke("frame of an unknown type")
-	errBadSession   = broke("ping or goaway with a stream id")
-	errWrongSide    = broke("stream opened with an id of the other side's")
-	errDuplicate    = broke("stream opened twice")
-	errOpensTooMany = broke("streams opened on and on that are refused")
-	errOverWindow   = broke("more data than the stream's window allows")
-	errWindowWraps  = broke("window grown beyond 2^32 bytes")
-	errNoSuchStream = broke("frame for a stream that never was")
-	errLateFrames   = broke("too many frames for streams that are gone, or without effect")
-	errPingFlood    = broke("more than 10 pings in a second")
-)
-
-func broke(reason string) error { return &ProtocolError{Reason: reason} }
-
 // run reads frames until the session ends, and says why it did: what fail was
 // given, ErrClosedByPeer, a *ProtocolError (logged, and answered with a GoAway),
 // a *GoAwayError, or what the connection said. It closes the connection, and
@@ -38,11 +21,13 @@ func (m *mux) run() error {
 		code = bad.closeCode()
 	}
 	m.fail(err)
+	m.mu.Lock()
+	err = m.err
+	m.mu.Unlock()
+	m.out.fail(err) // a fail of somebody else's may not have come that far
 	m.c.close(code, "")
 	m.out.kicked.Wait()
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	return m.err
+	return err
 }
 
 func (m *mux) alive() bool {

@@ -60,7 +60,7 @@ type Stream struct {
 	nextQueued *Stream
 	smallIn    uint64 // the message to which a small write was added beyond its bound
 
-	nextServed *Stream // belongs to who has the outbox's state flushing
+	nextServed *Stream // belongs to whoever has the outbox's state flushing
 }
 
 // newStream returns a stream that m has yet to add.

@@ -8,7 +8,6 @@ import (
 	"net/http"
 	"sync"
 
-	"piko/accesslog"
 	"piko/agent"
 	"piko/client"
 	"piko/tunnel"
@@ -149,12 +148,10 @@ func (a *agentCmd) run(p *process) error {
 	log := p.logger(a.Log)
 	limitMemory(p.getenv, log)
 
-	access := accesslog.NewWriter(p.stderr)
-	defer access.Close()
 	parts.agent.AccessLog = a.Log.accessOptions(log, "proxy.http.access")
 	parts.client.Logger = subsystem(log, "client")
 	registry := newRegistry()
-	ag, err := agent.New(parts.agent, &parts.client, subsystem(log, "proxy.http"), registry, access)
+	ag, err := agent.New(parts.agent, &parts.client, subsystem(log, "proxy.http"), registry, p.logWriter())
 	if err != nil {
 		return err
 	}

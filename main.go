@@ -20,6 +20,8 @@ import (
 	"syscall"
 
 	"github.com/alecthomas/kong"
+
+	"piko/accesslog"
 )
 
 // Exit statuses: a supervisor restarts a failure and leaves a usage error alone.
@@ -64,15 +66,42 @@ type process struct {
 	stdout, stderr io.Writer
 	signals        <-chan os.Signal // nil: none arrive
 
-	log   atomic.Pointer[slog.Logger] // the command's logger, once it has one
-	level slog.LevelVar               // of that logger; may be set while the command runs
+	level slog.LevelVar // of the command's logger; may be set while the command runs
+	logs  atomic.Pointer[processLog]
 }
 
-// logger makes the command's logger, to stderr as cfg says.
+// processLog is a command's logger and the writer below it: nothing waits for
+// whoever reads standard error, neither requests nor a stop.
+type processLog struct {
+	*slog.Logger
+	out *accesslog.Writer
+}
+
+// logger makes the command's logger, to standard error as cfg says. A command
+// calls it once; run closes it.
 func (p *process) logger(cfg logConfig) *slog.Logger {
-	log := newLogger(p.stderr, cfg, &p.level)
-	p.log.Store(log)
+	out := accesslog.NewWriter(p.stderr)
+	log := newLogger(out, cfg, &p.level)
+	p.logs.Store(&processLog{log, out})
 	return log
+}
+
+// logWriter is where the logger writes, for access logs: one line a call, from
+// any goroutine.
+func (p *process) logWriter() io.Writer { return p.logs.Load().out }
+
+// end reports how the command ended, and returns the exit status.
+func (p *process) end(err error) int {
+	logs := p.logs.Load()
+	if logs == nil {
+		return report(p.stderr, err)
+	}
+	if dropped := logs.out.Dropped(); dropped > 0 {
+		subsystem(logs.Logger, "main").Warn("log is not complete", "lines_dropped", dropped)
+	}
+	status := report(logs.out, err)
+	_ = logs.out.Close() // there is nowhere left to say that it failed
+	return status
 }
 
 // errSignal is the cause of a process context that a signal has ended.
@@ -83,6 +112,7 @@ func (e errSignal) Error() string { return "received " + e.Signal.String() }
 func main() {
 	signals := make(chan os.Signal, 2)
 	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM)
+	signal.Ignore(syscall.SIGPIPE) // whoever reads the log may go away; that is no reason to die
 	os.Exit(run(os.Args[1:], &process{
 		ctx:     context.Background(),
 		getenv:  os.LookupEnv,
@@ -102,19 +132,20 @@ func run(args []string, p *process) int {
 
 	command, err := parse(args, p)
 	if err != nil {
-		return report(p.stderr, err)
+		return p.end(err)
 	}
 	done := make(chan error, 1)
 	go func() { done <- command.Run(p) }()
 	for {
 		select {
 		case err := <-done:
-			return report(p.stderr, err)
+			return p.end(err)
 		case sig := <-p.signals:
 			if ctx.Err() != nil {
-				if log := p.log.Load(); log != nil {
-					log.Error("killed by a second signal: what was in flight is cut", "signal", sig.String())
+				if logs := p.logs.Load(); logs != nil {
+					subsystem(logs.Logger, "main").Error("killed by a second signal: what was in flight is cut", "signal", sig.String())
 				}
+				p.end(nil)
 				return exitFailure
 			}
 			cancel(errSignal{sig})

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -271,4 +272,30 @@ func logged(p *testProcess, msg string) error {
 		return fmt.Errorf("the log does not say %q:\n%s", msg, text)
 	}
 	return nil
+}
+
+// stuckWriter is standard error as a pipe that nobody reads.
+type stuckWriter chan struct{}
+
+func (s stuckWriter) Write([]byte) (int, error) { <-s; return 0, io.ErrClosedPipe }
+
+func TestLogThatNobodyReadsHoldsUpNothing(t *testing.T) {
+	path, receive := systemd(t)
+	p := newTestProcess(t, "NOTIFY_SOCKET="+path)
+	stuck := make(stuckWriter)
+	t.Cleanup(func() { close(stuck) }) // last: after the program has ended
+	p.stderr = stuck
+	status := startRun(t, p, append([]string{"server"}, anyPorts...)...)
+	if got := receive(); !strings.HasPrefix(got, "READY=1") {
+		t.Fatalf("got %q, want READY", got)
+	}
+	p.sigs <- interrupt
+	select {
+	case got := <-status:
+		if got != exitOK {
+			t.Errorf("exit status %d, want 0", got)
+		}
+	case <-time.After(10 * time.Second):
+		t.Fatal("the server does not end")
+	}
 }

@@ -58,7 +58,7 @@ func (c *serverNodeCmd) Run(p *process) error {
 	}
 	log := p.logger(c.Log)
 	limitMemory(p.getenv, log)
-	c.AccessOut = p.stderr
+	c.AccessOut = p.logWriter()
 	s, err := newServer(c.serverConfig, log)
 	if err != nil {
 		return err
@@ -78,8 +78,7 @@ type server struct {
 	log       *slog.Logger
 	table     *router.Table
 	upstreams *upstreamconn.Server
-	gate      *gate             // requests in flight
-	access    *accesslog.Writer // nil: no access log
+	gate      *gate // requests in flight
 	proxy     *port
 	upstream  *port
 	admin     *port
@@ -116,7 +115,6 @@ func newServer(cfg serverConfig, log *slog.Logger) (*server, error) {
 	}
 	s.gate = &gate{next: public}
 	if err := s.open(log, status); err != nil {
-		s.closeAccessLog()
 		return nil, err
 	}
 	return s, nil
@@ -136,8 +134,7 @@ func (s *server) proxyOptions(log *slog.Logger, registry prometheus.Registerer) 
 		Registerer:   registry,
 	}
 	if s.cfg.AccessOut != nil && !cfg.AccessLog.Disable {
-		s.access = accesslog.NewWriter(s.cfg.AccessOut)
-		opt.AccessLog = accesslog.New(s.access, cfg.AccessLog.accessLog(), s.cfg.Log.accessOptions(log, "proxy.access"))
+		opt.AccessLog = accesslog.New(s.cfg.AccessOut, cfg.AccessLog.accessLog(), s.cfg.Log.accessOptions(log, "proxy.access"))
 	}
 	return opt
 }

@@ -23,7 +23,8 @@ type serverConfig struct {
 	GracePeriod   time.Duration `default:"1m" group:"Shutdown" help:"How long a shutdown may take: requests in flight and open streams that have not ended by then are cut, and counted in the log. Includes shutdown-delay."`
 	ShutdownDelay time.Duration `default:"0s" group:"Shutdown" help:"How long the node goes on taking new connections after /ready has begun to say no. Set it above the interval at which the load balancer checks."`
 
-	// AccessOut is where access-log lines go; nil is nowhere.
+	// AccessOut is where access-log lines go, one a call and from many
+	// goroutines, as an accesslog.Writer allows; nil is nowhere.
 	AccessOut io.Writer `kong:"-"`
 }
 

@@ -61,19 +61,8 @@ func (s *server) drain(base context.Context, cut context.CancelCauseFunc, reason
 	s.upstreams.Close(unwind)
 	s.upstream.close(unwind)
 	s.log.Info("node stopped", "took", time.Since(began).Round(time.Millisecond).String(), "requests_cut", requests, "upstreams_closed", closed)
-	s.closeAccessLog()
 	s.admin.close(unwind)
 	return nil
-}
-
-// closeAccessLog writes what is buffered of it.
-func (s *server) closeAccessLog() {
-	if s.access == nil {
-		return
-	}
-	if err := s.access.Close(); err != nil || s.access.Dropped() > 0 {
-		s.log.Warn("access log is not complete", "error", err, "dropped", s.access.Dropped())
-	}
 }
 
 // pause returns after d, or when ctx ends.

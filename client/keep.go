@@ -24,7 +24,7 @@ func (l *Listener) start(ctx context.Context) error {
 			l.keepers.Go(func() { l.keep(lk) })
 			return nil
 		}
-		if ctx.Err() != nil {
+		if timeIsUp(ctx) {
 			return firstError(last, err, context.Cause(ctx))
 		}
 		if final(err, l.client.TokenMayChange) {
@@ -38,6 +38,14 @@ func (l *Listener) start(ctx context.Context) error {
 			return firstError(last, err, context.Cause(ctx))
 		}
 	}
+}
+
+// timeIsUp is ctx.Err() != nil, but for a dial that notices a moment before.
+func timeIsUp(ctx context.Context) bool {
+	if deadline, ok := ctx.Deadline(); ok && !time.Now().Before(deadline) {
+		<-ctx.Done()
+	}
+	return ctx.Err() != nil
 }
 
 // firstError is the error of a first connect that ran out of time: why the

@@ -63,7 +63,7 @@ func (l *Listener) dial(ctx context.Context) (*link, error) {
 		},
 		Drained: func(uint32) { lk.drainedOnce.Do(func() { close(lk.drained) }) },
 	}
-	sess, err := d.Dial(ctx, l.endpoint)
+	sess, err := l.connect(ctx, &d, l.endpoint)
 	if err != nil {
 		return nil, err
 	}

@@ -19,6 +19,7 @@ type Listener struct {
 	endpoint string
 	dialer   tunnel.Dialer
 	log      *slog.Logger
+	connect  func(ctx context.Context, d *tunnel.Dialer, endpoint string) (*tunnel.Session, error) // (*tunnel.Dialer).Dial, but in tests
 
 	conns   chan net.Conn      // from the tunnels to Accept
 	closed  chan struct{}      // no connection comes any more
@@ -55,11 +56,14 @@ func newListener(ctx context.Context, c *Client, endpoint string) *Listener {
 		endpoint: endpoint,
 		dialer:   c.dialer(),
 		log:      c.logger().With("endpoint", endpoint),
-		conns:    make(chan net.Conn),
-		closed:   make(chan struct{}),
-		stop:     make(chan struct{}),
-		open:     make(map[*link]struct{}),
-		weight:   defaultWeight,
+		connect: func(ctx context.Context, d *tunnel.Dialer, endpoint string) (*tunnel.Session, error) {
+			return d.Dial(ctx, endpoint)
+		},
+		conns:  make(chan net.Conn),
+		closed: make(chan struct{}),
+		stop:   make(chan struct{}),
+		open:   make(map[*link]struct{}),
+		weight: defaultWeight,
 	}
 	l.ctx, l.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	return l
@@ -88,7 +92,7 @@ func (l *Listener) Connected() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for lk := range l.open {
-		if !lk.retiring() {
+		if !lk.retiring() && lk.sess.Err() == nil {
 			return true
 		}
 	}

@@ -1,0 +1,341 @@
+package client
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"piko/fault"
+	"piko/tunnel"
+)
+
+func TestListenerServesAndCloses(t *testing.T) {
+	n := startNode(t, "n1", "")
+	ln := serve(t, &Client{URL: "http://" + n.addr}, "my-endpoint", echo)
+	n.waitFor(t, "my-endpoint", 1)
+	if got, err := post("my-endpoint", "hello", n); got != "hello" || err != nil {
+		t.Errorf("answer %q, %v", got, err)
+	}
+	if ln.Addr().String() != "my-endpoint" || ln.Addr().Network() != "piko" || ln.Endpoint() != "my-endpoint" || !ln.Connected() {
+		t.Errorf("address %v, connected %v", ln.Addr(), ln.Connected())
+	}
+	var wg sync.WaitGroup
+	for range 4 {
+		wg.Go(func() { ln.Close() })
+	}
+	wg.Wait()
+	if _, err := ln.Accept(); !errors.Is(err, net.ErrClosed) {
+		t.Errorf("accept on a closed listener: %v", err)
+	}
+	if ln.Connected() {
+		t.Error("connected after Close")
+	}
+	n.waitFor(t, "my-endpoint", 0)
+}
+
+func TestConnectionsHalfClose(t *testing.T) {
+	n := startNode(t, "n1", "")
+	ln, err := (&Client{URL: "http://" + n.addr, Protocol: "tcp"}).Listen(t.Context(), "endpoint")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	n.waitFor(t, "endpoint", 1)
+	a, err := n.Table.Lookup("endpoint").Locals[0].Upstream().Open(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer a.Close()
+	b, err := ln.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer b.Close()
+	io.WriteString(a, "request")
+	a.(*tunnel.Stream).CloseWrite()
+	if got, err := io.ReadAll(b); string(got) != "request" || err != nil {
+		t.Fatalf("read %q, %v", got, err)
+	}
+	io.WriteString(b, "answer")
+	b.(interface{ CloseWrite() error }).CloseWrite()
+	if got, err := io.ReadAll(a); string(got) != "answer" || err != nil {
+		t.Fatalf("read %q, %v", got, err)
+	}
+}
+
+func TestServerThatRestartsHasItsListenersBackWithin2s(t *testing.T) {
+	t.Parallel()
+	n := startNode(t, "n1", "")
+	var st states
+	var listeners []*Listener
+	for range 20 {
+		listeners = append(listeners, serve(t, &Client{URL: "http://" + n.addr, OnState: st.add}, "endpoint", echo))
+	}
+	n.waitFor(t, "endpoint", 20)
+	n.stop()
+	eventually(t, func() error {
+		for _, ln := range listeners {
+			if ln.Connected() {
+				return errors.New("a listener says that it is connected to a server that stopped")
+			}
+		}
+		return nil
+	})
+	lost := func(s State) bool {
+		return !s.Connected && errors.Is(s.Err, tunnel.ErrClosedByPeer) && s.NodeID == "n1"
+	}
+	eventually(t, func() error {
+		if !st.has(lost) {
+			return errors.New("OnState was not told that a tunnel was lost")
+		}
+		return nil
+	})
+	// Some attempts fail, so that pauses have grown when the server is back.
+	eventually(t, func() error {
+		if !st.has(func(s State) bool { return s.Err != nil && s.Retry > firstPause }) {
+			return errors.New("no failed attempts")
+		}
+		return nil
+	})
+	again := startNode(t, "n1-again", n.addr)
+	back := time.Now()
+	again.waitFor(t, "endpoint", 20)
+	if took := time.Since(back); took > shortPause+500*time.Millisecond {
+		t.Errorf("the last listener was back after %v", took)
+	}
+	if got, err := post("endpoint", "hello", again); got != "hello" || err != nil {
+		t.Errorf("answer %q, %v", got, err)
+	}
+}
+
+// answers is a server that refuses with one status and body after another, the
+// last one again and again.
+func answers(t *testing.T, refuse ...func(w http.ResponseWriter, r *http.Request)) (url string, count *atomic.Int32) {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	count = new(atomic.Int32)
+	srv := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		i := int(count.Add(1)) - 1
+		refuse[min(i, len(refuse)-1)](w, r)
+	})}
+	var wg sync.WaitGroup
+	wg.Go(func() { srv.Serve(ln) })
+	t.Cleanup(func() {
+		srv.Close()
+		wg.Wait()
+	})
+	return "http://" + ln.Addr().String(), count
+}
+
+func page(status int, body string) func(w http.ResponseWriter, r *http.Request) {
+	return func(w http.ResponseWriter, r *http.Request) { http.Error(w, body, status) }
+}
+
+func refusal(code fault.Code) func(w http.ResponseWriter, r *http.Request) {
+	return func(w http.ResponseWriter, r *http.Request) { fault.Write(w, r, fault.New(code, nil)) }
+}
+
+func oldRefusal(status int, text string) func(w http.ResponseWriter, r *http.Request) {
+	return func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		w.WriteHeader(status)
+		fmt.Fprintf(w, `{"error":%q}`, text)
+	}
+}
+
+func TestWhatListenGivesUpOn(t *testing.T) {
+	for _, c := range []struct {
+		name      string
+		refuse    func(http.ResponseWriter, *http.Request)
+		mayChange bool
+		final     bool
+		code      fault.Code
+	}{
+		{"400 of ours", refusal(fault.InvalidEndpoint), false, true, fault.InvalidEndpoint},
+		{"400 of anybody", page(400, "bad request"), false, true, ""},
+		{"401 of ours", refusal(fault.ExpiredToken), false, true, fault.ExpiredToken},
+		{"401 of ours, the token may change", refusal(fault.ExpiredToken), true, false, fault.ExpiredToken},
+		{"401 of v0.9.0", oldRefusal(401, "invalid token"), false, true, fault.InvalidToken},
+		{"401 of a load balancer", page(401, "log in"), false, false, ""},
+		{"403 of ours", refusal(fault.Forbidden), false, true, fault.Forbidden},
+		{"403 of a load balancer", page(403, "blocked"), false, false, ""},
+		{"404", page(404, "no such page"), false, false, ""},
+		{"301", func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "/elsewhere", 301) }, false, false, ""},
+		{"503 of ours", refusal(fault.Draining), false, false, fault.Draining},
+		{"502 of a load balancer", page(502, "<html><title>502 Bad Gateway</title></html>"), false, false, ""},
+		{"200", page(200, "hello"), false, false, ""},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			url, count := answers(t, c.refuse)
+			ctx, cancel := context.WithTimeout(t.Context(), 700*time.Millisecond)
+			defer cancel()
+			ln, err := (&Client{URL: url, TokenMayChange: c.mayChange}).Listen(ctx, "endpoint")
+			if err == nil {
+				ln.Close()
+				t.Fatal("connected")
+			}
+			refused, ok := errors.AsType[*fault.Refused](err)
+			if !ok || refused.Code != c.code {
+				t.Errorf("the error %v does not say %q", err, c.code)
+			}
+			if tried := count.Load(); (tried == 1) != c.final {
+				t.Errorf("tried %d times", tried)
+			}
+			if errors.Is(err, context.DeadlineExceeded) == c.final {
+				t.Errorf("%v: does not say whether time ran out", err)
+			}
+		})
+	}
+}
+
+func TestListenRefusesWhatCannotWork(t *testing.T) {
+	for name, c := range map[string]struct {
+		client   Client
+		endpoint string
+		want     error
+	}{
+		"no endpoint":   {Client{}, "", fault.MissingEndpoint},
+		"bad endpoint":  {Client{}, "my endpoint", fault.InvalidEndpoint},
+		"scheme":        {Client{URL: "ftp://localhost"}, "endpoint", nil},
+		"no host":       {Client{URL: "localhost:8001"}, "endpoint", nil},
+		"rubbish":       {Client{URL: "http://%zz"}, "endpoint", nil},
+		"rubbish proxy": {Client{ProxyURL: "://"}, "endpoint", nil},
+	} {
+		ln, err := c.client.Listen(t.Context(), c.endpoint)
+		if err == nil {
+			ln.Close()
+			t.Errorf("%s: connected", name)
+		}
+		if c.want != nil && !errors.Is(err, c.want) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// A listener that was connected once comes back whatever it meets meanwhile.
+func TestListenerNeverGivesUpOnceConnected(t *testing.T) {
+	t.Parallel()
+	n := startNode(t, "n1", "")
+	url, count := answers(t, refusal(fault.InvalidToken), refusal(fault.InvalidEndpoint), page(404, "no"), page(200, "<html>"))
+	lb := startBalancer(t, func() string { return n.addr })
+	serve(t, &Client{URL: lb.url}, "endpoint", echo)
+	n.waitFor(t, "endpoint", 1)
+	lb.set(url[len("http://"):])
+	n.stop()
+	eventually(t, func() error {
+		if c := count.Load(); c < 5 {
+			return fmt.Errorf("tried %d times", c)
+		}
+		return nil
+	})
+	again := startNode(t, "n1", "")
+	lb.set(again.addr)
+	again.waitFor(t, "endpoint", 1)
+}
+
+func TestKilledMidStream(t *testing.T) {
+	n := startNode(t, "n1", "")
+	ln, err := (&Client{URL: "http://" + n.addr}).Listen(t.Context(), "endpoint")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	n.waitFor(t, "endpoint", 1)
+	a, err := n.Table.Lookup("endpoint").Locals[0].Upstream().Open(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer a.Close()
+	b, err := ln.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer b.Close()
+	io.WriteString(a, "half")
+	io.ReadFull(b, make([]byte, 4))
+	n.stop()
+	if _, err := b.Read(make([]byte, 1)); err == nil || err == io.EOF {
+		t.Errorf("a connection that was cut reads %v, as if it had ended", err)
+	}
+	if _, err := a.Read(make([]byte, 1)); err == nil || err == io.EOF {
+		t.Errorf("the other end reads %v, as if it had ended", err)
+	}
+}
+
+func TestShutdownEndsWhatIsUnderWay(t *testing.T) {
+	n := startNode(t, "n1", "")
+	begun, release := make(chan struct{}), make(chan struct{})
+	ln := serve(t, &Client{URL: "http://" + n.addr}, "endpoint", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		begun <- struct{}{}
+		<-release
+		io.WriteString(w, "late")
+	}))
+	n.waitFor(t, "endpoint", 1)
+	result := make(chan error, 1)
+	go func() {
+		got, err := post("endpoint", "", n)
+		if err == nil && got != "late" {
+			err = fmt.Errorf("read %q", got)
+		}
+		result <- err
+	}()
+	<-begun
+	stopped := make(chan error, 1)
+	go func() { stopped <- ln.Shutdown(t.Context()) }()
+	n.waitFor(t, "endpoint", 0)
+	close(release)
+	if err := <-result; err != nil {
+		t.Errorf("the request under way: %v", err)
+	}
+	if err := <-stopped; err != nil {
+		t.Errorf("shutdown: %v", err)
+	}
+	if _, err := ln.Accept(); !errors.Is(err, net.ErrClosed) {
+		t.Errorf("accept after shutdown: %v", err)
+	}
+}
+
+func TestShutdownCutsWhenItsTimeIsUp(t *testing.T) {
+	n := startNode(t, "n1", "")
+	ln, err := (&Client{URL: "http://" + n.addr}).Listen(t.Context(), "endpoint")
+	if err != nil {
+		t.Fatal(err)
+	}
+	n.waitFor(t, "endpoint", 1)
+	a, err := n.Table.Lookup("endpoint").Locals[0].Upstream().Open(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer a.Close()
+	if _, err := ln.Accept(); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	if err := ln.Shutdown(ctx); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("shutdown with a stream that does not end: %v", err)
+	}
+	if _, err := a.Read(make([]byte, 1)); err == nil || err == io.EOF {
+		t.Errorf("the stream that was cut reads %v", err)
+	}
+}
+
+func TestShutdownWhileDisconnected(t *testing.T) {
+	n := startNode(t, "n1", "")
+	ln := serve(t, &Client{URL: "http://" + n.addr}, "endpoint", echo)
+	n.stop()
+	if err := ln.Shutdown(t.Context()); err != nil {
+		t.Error(err)
+	}
+}

@@ -11,7 +11,6 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
-	"net/url"
 	"strings"
 	"syscall"
 	"testing"
@@ -86,7 +85,8 @@ var carrierImpls = []struct {
 		var ws *websocket.Conn
 		var err error
 		if client {
-			ws, _, err = websocket.NewClient(nc, &url.URL{Scheme: "ws", Host: "bench"}, nil, 0, 0)
+			dialer := websocket.Dialer{NetDial: func(string, string) (net.Conn, error) { return nc, nil }}
+			ws, _, err = dialer.Dial("ws://bench/", nil)
 		} else {
 			nc.shaken = true
 			ws, err = (&websocket.Upgrader{}).Upgrade(benchHijacker{httptest.NewRecorder(), nc}, benchHandshake(b), nil)

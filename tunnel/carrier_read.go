@@ -38,7 +38,6 @@ type frameReader struct {
 	left       uint64 // payload of the current data frame that is still to come
 	key        uint32 // its mask for the next byte
 	masked     bool
-	fin        bool // the current data frame is the last of its message
 	fragmented bool // a message was begun and its last frame has not come
 
 	oddSince time.Duration // start of the second in which odd counts

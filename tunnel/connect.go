@@ -62,7 +62,7 @@ func (d *Dialer) connect(ctx context.Context, server *url.URL) (net.Conn, error)
 	if err != nil {
 		return nil, err
 	}
-	nc, err := dialVia(ctx, via, hostPort(server))
+	nc, err := d.dialVia(ctx, via, hostPort(server))
 	if err != nil {
 		return nil, err
 	}
@@ -92,7 +92,7 @@ func (d *Dialer) proxyFor(server *url.URL) (*url.URL, error) {
 }
 
 // dialVia connects to target through the proxy, if there is one.
-func dialVia(ctx context.Context, via *url.URL, target string) (net.Conn, error) {
+func (d *Dialer) dialVia(ctx context.Context, via *url.URL, target string) (net.Conn, error) {
 	var direct net.Dialer
 	if via == nil {
 		nc, err := direct.DialContext(ctx, "tcp", target)
@@ -105,7 +105,7 @@ func dialVia(ctx context.Context, via *url.URL, target string) (net.Conn, error)
 	var err error
 	switch via.Scheme {
 	case "http", "https":
-		nc, err = dialConnect(ctx, via, target)
+		nc, err = d.dialConnect(ctx, via, target)
 	case "socks5", "socks5h":
 		nc, err = dialSOCKS(ctx, via, target)
 	default:
@@ -143,14 +143,18 @@ func dialSOCKS(ctx context.Context, via *url.URL, target string) (net.Conn, erro
 }
 
 // dialConnect lets an HTTP proxy connect: RFC 9110, section 9.3.6.
-func dialConnect(ctx context.Context, via *url.URL, target string) (net.Conn, error) {
+func (d *Dialer) dialConnect(ctx context.Context, via *url.URL, target string) (net.Conn, error) {
 	var direct net.Dialer
 	nc, err := direct.DialContext(ctx, "tcp", hostPort(via))
 	if err != nil {
 		return nil, err
 	}
 	if via.Scheme == "https" {
-		if nc, err = startTLS(ctx, nc, nil, via.Hostname()); err != nil {
+		var config tls.Config
+		if d.TLS != nil {
+			config.RootCAs = d.TLS.RootCAs // but not the certificate that is for the server
+		}
+		if nc, err = startTLS(ctx, nc, &config, via.Hostname()); err != nil {
 			return nil, err
 		}
 	}

@@ -45,6 +45,7 @@ type Dialer struct {
 	ProxyURL string
 	// TLS for https and wss; nil trusts the system's roots. It is cloned, and
 	// its ServerName and NextProtos are set by the Dialer where they must be.
+	// Its roots hold for a proxy that is reached by https, too.
 	TLS *tls.Config
 	// Token gives the bearer token of an attempt; nil, or "", sends none.
 	Token func(context.Context) (string, error)

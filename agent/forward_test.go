@@ -407,6 +407,10 @@ func TestAnswerThatDiesHalfWayIsBrokenForTheClient(t *testing.T) {
 			if err != nil && status == 200 && body != "half" {
 				t.Errorf("client got %q before the break, want what the service had sent", body)
 			}
+			a.get("/")
+			if n := strings.Count(a.log.String(), "service broke off its answer"); n != 1 {
+				t.Errorf("2 answers that broke off in a moment were logged %d times, want once:\n%s", n, a.log)
+			}
 		})
 	}
 }

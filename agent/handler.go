@@ -131,13 +131,14 @@ func (x *exchange) informational(status int, header textproto.MIMEHeader) error 
 
 // respond copies the service's answer to the client.
 func (x *exchange) respond(res *http.Response) {
-	x.l.reachable()
+	x.l.answered()
 	x.status = res.StatusCode
 	n, committed, err := relay.CopyResponse(x.w, res)
 	x.sent = n
 	switch {
 	case err == nil:
 	case committed:
+		x.l.brokeOff(err)
 		x.abort(err)
 	default:
 		x.fail(err)
@@ -146,7 +147,7 @@ func (x *exchange) respond(res *http.Response) {
 
 // upgrade joins the client's connection with the service's until both end.
 func (x *exchange) upgrade(res *http.Response) {
-	x.l.reachable()
+	x.l.answered()
 	x.status, x.upgraded = res.StatusCode, true
 	// The server forgets the connection when it is taken over; run must not.
 	x.l.upgrades.Add(1)
@@ -169,7 +170,7 @@ func (x *exchange) fail(err error) {
 	}
 	x.body.Finish()
 	f := serviceFault(err)
-	x.l.unreachable(f)
+	x.l.unanswered(f)
 	x.err = f
 	x.status = fault.Write(x.w, x.in, f)
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log"
 	"log/slog"
 	"net"
 	"net/http"
@@ -14,7 +15,6 @@ import (
 	"time"
 
 	"piko/accesslog"
-	"piko/fault"
 	"piko/relay"
 	"piko/tunnel"
 )
@@ -51,7 +51,7 @@ type listener struct {
 	active    atomic.Int64 // requests and upgraded connections
 	connected atomic.Bool
 	draining  atomic.Bool
-	down      atomic.Bool    // the last request found the service unreachable
+	health    serviceHealth
 	conns     sync.WaitGroup // connections of the HTTP server that are neither closed nor hijacked
 	upgrades  sync.WaitGroup // upgraded connections; only added to while conns counts the connection
 }
@@ -131,7 +131,7 @@ func (l *listener) server(base context.Context) *http.Server {
 		Handler:                      l,
 		DisableGeneralOptionsHandler: true, // OPTIONS * is the service's
 		MaxHeaderBytes:               maxHeaderBytes,
-		ErrorLog:                     slog.NewLogLogger(l.log.Handler(), slog.LevelDebug),
+		ErrorLog:                     log.New(serverLog{l.log}, "", 0),
 		BaseContext:                  func(net.Listener) context.Context { return base },
 		ConnState:                    l.connState,
 	}
@@ -155,8 +155,8 @@ func (l *listener) connState(_ net.Conn, state http.ConnState) {
 func (l *listener) drain(ctx context.Context, cut context.CancelCauseFunc, ln tunnels, grace time.Duration) {
 	l.draining.Store(true)
 	begin := time.Now()
-	log := l.log.With("endpoint", l.cfg.Endpoint)
-	log.Info("listener draining", "in_flight", l.active.Load(), "grace_period", grace.String())
+	logger := l.log.With("endpoint", l.cfg.Endpoint)
+	logger.Info("listener draining", "in_flight", l.active.Load(), "grace_period", grace.String())
 	var left int64 // counted before anything is cut, since cutting ends requests
 	counted := make(chan struct{})
 	over := time.AfterFunc(grace, func() {
@@ -171,26 +171,9 @@ func (l *listener) drain(ctx context.Context, cut context.CancelCauseFunc, ln tu
 	switch {
 	case left > 0:
 		l.metrics.cut.Add(float64(left))
-		log.Warn("requests cut at the end of the grace period", "count", left)
+		logger.Warn("requests cut at the end of the grace period", "count", left)
 	case err != nil && ctx.Err() == nil:
-		log.Warn("drain of the listener failed", "error", err)
+		logger.Warn("drain of the listener failed", "error", err)
 	}
-	log.Info("listener stopped", "cut", left, "took", time.Since(begin).String())
-}
-
-// unreachable logs that the service cannot be reached, once until it can.
-func (l *listener) unreachable(f *fault.Error) {
-	if f.Code.Status() < http.StatusInternalServerError {
-		return // the request's fault
-	}
-	if l.down.CompareAndSwap(false, true) {
-		l.log.Warn("service unreachable", "endpoint", l.cfg.Endpoint, "service", l.service.host, "error", f.Err)
-	}
-}
-
-// reachable logs that the service can be reached again.
-func (l *listener) reachable() {
-	if l.down.Load() && l.down.CompareAndSwap(true, false) {
-		l.log.Info("service reachable again", "endpoint", l.cfg.Endpoint, "service", l.service.host)
-	}
+	logger.Info("listener stopped", "cut", left, "took", time.Since(begin).String())
 }

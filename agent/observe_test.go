@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -150,5 +151,18 @@ func TestAccessLogCanBeOff(t *testing.T) {
 	a.done <- nil
 	if access.String() != "" {
 		t.Errorf("access log is off and has %q", access)
+	}
+}
+
+func TestPanicsOfTheServerAreErrors(t *testing.T) {
+	log := new(logBuffer)
+	w := serverLog{slog.New(slog.NewTextHandler(log, &slog.HandlerOptions{Level: slog.LevelWarn}))}
+	io.WriteString(w, "http: response.WriteHeader on hijacked connection\n")
+	if log.String() != "" {
+		t.Errorf("what a peer did is logged above debug: %s", log)
+	}
+	io.WriteString(w, "http: panic serving 127.0.0.1:1: boom\n")
+	if !strings.Contains(log.String(), "level=ERROR") || !strings.Contains(log.String(), "boom") {
+		t.Errorf("a panic is no error in the log: %q", log)
 	}
 }

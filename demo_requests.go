@@ -77,19 +77,31 @@ func (d *demo) try(ctx context.Context, w io.Writer) error {
 	if err := c.awaitEndpoint(ctx, d.failed); err != nil {
 		return err
 	}
-	steps := []struct {
-		what string
-		do   func(context.Context) (string, error)
-	}{
+	steps := []demoStep{
 		{"GET /  (x-piko-endpoint: " + demoEndpoint + ")", c.get},
 		{"GET /  (Host: " + demoEndpoint + ".example.com)", c.getByHost},
 		{"POST /echo", c.post},
 		{"GET /events  (server-sent events)", c.events},
 		{"GET /websocket", c.websocket},
 	}
+	if failures := tabulate(ctx, w, steps); failures > 0 {
+		return fmt.Errorf("run demo: %d of %d requests failed", failures, len(steps))
+	}
+	fmt.Fprintf(w, "\nAll %d requests went through the tunnel.\n\n", len(steps))
+	return nil
+}
+
+// demoStep is one request of the demo; do returns what came of it.
+type demoStep struct {
+	what string
+	do   func(context.Context) (string, error)
+}
+
+// tabulate takes the steps, prints a table and returns how many failed.
+func tabulate(ctx context.Context, w io.Writer, steps []demoStep) (failures int) {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	defer t.Flush()
 	fmt.Fprintf(t, "  REQUEST\tRESULT\tTIME\n")
-	failures := 0
 	for _, step := range steps {
 		begin := time.Now()
 		result, err := step.do(ctx)
@@ -99,12 +111,7 @@ func (d *demo) try(ctx context.Context, w io.Writer) error {
 		}
 		fmt.Fprintf(t, "  %s\t%s\t%.1f ms\n", step.what, result, float64(time.Since(begin))/float64(time.Millisecond))
 	}
-	t.Flush()
-	if failures > 0 {
-		return fmt.Errorf("run demo: %d of %d requests failed", failures, len(steps))
-	}
-	fmt.Fprintf(w, "\nAll %d requests went through the tunnel.\n\n", len(steps))
-	return nil
+	return failures
 }
 
 // awaitEndpoint returns once the agent is connected: once a request is not

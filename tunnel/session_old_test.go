@@ -1,0 +1,167 @@
+package tunnel
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net/http"
+	"net/url"
+	"runtime"
+	"testing"
+	"time"
+
+	"github.com/gorilla/websocket"
+	"github.com/hashicorp/yamux"
+)
+
+// gorillaBytes is a gorilla WebSocket as v0.9.0 uses it: bytes in binary
+// messages.
+type gorillaBytes struct {
+	*websocket.Conn
+	r io.Reader
+}
+
+func (c *gorillaBytes) Read(p []byte) (int, error) {
+	for {
+		if c.r == nil {
+			_, r, err := c.NextReader()
+			if err != nil {
+				return 0, err
+			}
+			c.r = r
+		}
+		n, err := c.r.Read(p)
+		if err == io.EOF {
+			c.r = nil
+			if err = nil; n == 0 {
+				continue
+			}
+		}
+		return n, err
+	}
+}
+
+func (c *gorillaBytes) Write(p []byte) (int, error) {
+	return len(p), c.WriteMessage(websocket.BinaryMessage, p)
+}
+
+func (c *gorillaBytes) SetDeadline(t time.Time) error {
+	c.SetReadDeadline(t)
+	return c.SetWriteDeadline(t)
+}
+
+// withOldAgent runs f in a bubble with a node's session whose peer is a v0.9.0
+// agent: gorilla/websocket and yamux with their defaults.
+func withOldAgent(t *testing.T, f func(t *testing.T, node *Session, agent *yamux.Session, below *memConn)) {
+	// yamux keeps timers in a pool, which must not wander between bubbles.
+	clearPools := func() {
+		runtime.GC()
+		runtime.GC()
+	}
+	clearPools()
+	defer clearPools()
+	within(t, func(t *testing.T) {
+		w := runWheel(t)
+		accepted := make(chan *Session, 1)
+		srv := &http.Server{Handler: http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+			s, err := Accept(rw, r, Reply{NodeID: "node"}, Options{Wheel: w})
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			accepted <- s
+		})}
+		l := newMemListener()
+		go srv.Serve(l)
+		defer srv.Close()
+		below := l.dial()
+		ws, _, err := websocket.NewClient(below, &url.URL{Scheme: "ws", Host: "node", Path: "/"}, nil, 4096, 4096)
+		if err != nil {
+			t.Fatal(err)
+		}
+		cfg := yamux.DefaultConfig()
+		cfg.LogOutput = io.Discard
+		agent, err := yamux.Client(&gorillaBytes{Conn: ws}, cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer agent.Close()
+		node := <-accepted
+		defer node.Close()
+		f(t, node, agent, below)
+	})
+}
+
+func TestIdleOldAgentStaysForHours(t *testing.T) {
+	withOldAgent(t, func(t *testing.T, node *Session, agent *yamux.Session, _ *memConn) {
+		time.Sleep(6 * time.Hour)
+		if err := node.Err(); err != nil || agent.IsClosed() {
+			t.Fatalf("node: %v, agent closed: %v", err, agent.IsClosed())
+		}
+		exchange(t, node, agent)
+	})
+}
+
+// exchange sends a little over a stream and back.
+func exchange(t *testing.T, node *Session, agent *yamux.Session) {
+	t.Helper()
+	a, err := node.Open(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer a.Close()
+	b, err := agent.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer b.Close()
+	go io.WriteString(a, "hello")
+	if _, err := io.CopyN(b, b, 5); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.ReadFull(a, make([]byte, 5)); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestOldAgentThatVanishesUnderBulkIsGoneWithin15s(t *testing.T) {
+	withOldAgent(t, func(t *testing.T, node *Session, agent *yamux.Session, below *memConn) {
+		st, err := node.Open(context.Background())
+		if err != nil {
+			t.Fatal(err)
+		}
+		wrote := make(chan error, 1)
+		go func() {
+			for {
+				if _, err := st.Write(make([]byte, 32<<10)); err != nil {
+					wrote <- err
+					return
+				}
+			}
+		}()
+		other, err := agent.Accept()
+		if err != nil {
+			t.Fatal(err)
+		}
+		go io.Copy(io.Discard, io.LimitReader(other, 16<<20))
+		time.Sleep(time.Minute)
+		below.vanish()
+		wantEnd(t, "node", node, ErrDead, 0, 15*time.Second)
+		if err := <-wrote; !errors.Is(err, ErrDead) {
+			t.Errorf("the writer was told %v", err)
+		}
+	})
+}
+
+func TestOldAgentSeesGoAway2AndNoOrderlyEnd(t *testing.T) {
+	withOldAgent(t, func(t *testing.T, node *Session, agent *yamux.Session, _ *memConn) {
+		exchange(t, node, agent)
+		if err := node.CloseWithGoAway(CodeReconnect); err != nil {
+			t.Error(err)
+		}
+		_, err := agent.Accept()
+		if err == nil || errors.Is(err, io.EOF) || errors.Is(err, yamux.ErrSessionShutdown) {
+			t.Errorf("the agent's session ended with %v", err)
+		}
+	})
+}

@@ -125,6 +125,12 @@ func TestMuxRefusesStreamsThatCrossItsGoAway(t *testing.T) {
 	wantReadError(t, s, ErrRefused)
 	wantWriteError(t, s, ErrRefused)
 	wantStreams(t, node, 0)
+	if r, ok := errors.AsType[interface {
+		error
+		Refused() bool
+	}](ErrRefused); !ok || !r.Refused() {
+		t.Error("packages that do not import this one cannot tell a refusal")
+	}
 }
 
 func TestMuxEndsWithTheFatalGoAway(t *testing.T) {

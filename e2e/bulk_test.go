@@ -98,7 +98,7 @@ func TestEchoOfThirtyThousandPosts(t *testing.T) {
 	const clients, each, size = 16, 1875, 64 << 10
 	s, o := startServer(t, "--proxy.access-log.disable"), startOrigin(t, "origin")
 	s.agent(t, "e", o.addr, "--access-log.disable")
-	l := &load{addr: s.proxy, stop: make(chan struct{}), by: map[string]int{}}
+	l := &load{stop: make(chan struct{}), by: map[string]int{}}
 	for range clients {
 		l.wg.Go(func() {
 			c := &client{addr: s.proxy}

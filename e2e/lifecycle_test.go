@@ -3,6 +3,7 @@
 package e2e
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"path/filepath"
@@ -52,6 +53,22 @@ func TestServerStopIdle(t *testing.T) {
 	began := time.Now()
 	s.stop(t, 15*time.Second)
 	t.Logf("the server ended after %v", time.Since(began).Round(10*time.Millisecond))
+}
+
+// TestServerStopUnderLoad wants a stopping server to keep what it has let in: a client that
+// holds a connection gets whole responses on it, and is told to leave by one of them.
+func TestServerStopUnderLoad(t *testing.T) {
+	s, o := startServer(t), startOrigin(t, "origin")
+	s.agent(t, "e", o.addr)
+	for _, next := range []func(int) exchange{mixed, func(int) exchange { return exchange{method: "GET", target: "/slow?d=50ms"} }} {
+		// With one node and no load balancer, somebody has to find the port closed.
+		l := startLoadUntil(s, "e", 32, next, func(err error) bool { return errors.Is(err, errFresh) })
+		l.waitMore(t, 500)
+		s.stop(t, 15*time.Second)
+		l.end(t)
+		s.start(t)
+		s.waitUpstreams(t, "e", 1, backWithin)
+	}
 }
 
 // TestGracePeriodEnds cuts what outlives the grace period, and says so.

@@ -16,14 +16,15 @@ import (
 	"time"
 )
 
+// errFresh is a request that failed on a connection which had carried none before.
+var errFresh = errors.New("on a new connection")
+
 // load is a number of clients that send one request after another until they are told to
 // stop. They use their own connections and no http.Transport, because that one quietly sends
 // a request again when a connection breaks, and so hides what is to be counted.
 type load struct {
-	addr     string
-	endpoint string
-	stop     chan struct{}
-	wg       sync.WaitGroup
+	stop chan struct{} // closed by end
+	wg   sync.WaitGroup
 
 	// Guarded by mu.
 	mu       sync.Mutex
@@ -45,13 +46,23 @@ type exchange struct {
 // startLoad starts clients that send what next returns; next is called by several goroutines
 // with the number of the client's request.
 func startLoad(s *server, endpoint string, clients int, next func(i int) exchange) *load {
-	l := &load{addr: s.proxy, endpoint: endpoint, stop: make(chan struct{}), by: map[string]int{}}
+	return startLoadUntil(s, endpoint, clients, next, func(error) bool { return false })
+}
+
+// startLoadUntil is startLoad with clients that end by themselves, without a failure, at an
+// error for which gone is true.
+func startLoadUntil(s *server, endpoint string, clients int, next func(i int) exchange, gone func(error) bool) *load {
+	l := &load{stop: make(chan struct{}), by: map[string]int{}}
 	for range clients {
 		l.wg.Go(func() {
-			c := &client{addr: l.addr}
+			c := &client{addr: s.proxy}
 			defer c.close()
 			for i := 0; !l.stopped(); i++ {
-				l.count(c.do(endpoint, next(i)))
+				origin, err := c.do(endpoint, next(i))
+				if gone(err) {
+					return
+				}
+				l.count(origin, err)
 			}
 		})
 	}
@@ -132,14 +143,18 @@ func (c *client) close() {
 // do makes one exchange and returns which origin answered. After an error, and when the
 // server asks for it, the connection is closed.
 func (c *client) do(endpoint string, x exchange) (origin string, err error) {
-	if c.conn == nil {
+	fresh := c.conn == nil
+	if fresh {
 		conn, err := net.DialTimeout("tcp", c.addr, 5*time.Second)
 		if err != nil {
-			return "", err
+			return "", fmt.Errorf("%w: %w", errFresh, err)
 		}
 		c.conn, c.r = conn, bufio.NewReader(conn)
 	}
 	origin, keep, err := c.exchange(endpoint, x)
+	if err != nil && fresh {
+		err = fmt.Errorf("%w: %w", errFresh, err)
+	}
 	if err != nil {
 		err = fmt.Errorf("%s %s from %v: %w", x.method, x.target, c.conn.LocalAddr(), err)
 	}

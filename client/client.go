@@ -85,9 +85,6 @@ func (c *Client) Listen(ctx context.Context, endpoint string) (*Listener, error)
 		return nil, fmt.Errorf("listen on endpoint %.64q: %w", endpoint, err)
 	}
 	l := newListener(ctx, c, endpoint)
-	if err := l.dialer.Check(); err != nil {
-		return nil, fmt.Errorf("listen on endpoint %q: %w", endpoint, err)
-	}
 	if err := l.start(ctx); err != nil {
 		l.Close()
 		return nil, fmt.Errorf("listen on endpoint %q: %w", endpoint, err)

@@ -15,6 +15,9 @@ var errSameNode = errors.New("connected to the node that is to be left")
 // start connects for the first time, and then leaves keeping the tunnel open to
 // a goroutine.
 func (l *Listener) start(ctx context.Context) error {
+	if err := l.dialer.Check(); err != nil {
+		return err
+	}
 	var o outage
 	var last error
 	for {
@@ -34,7 +37,7 @@ func (l *Listener) start(ctx context.Context) error {
 		last = err
 		delay := o.next(time.Now(), err)
 		l.failed(nil, &o, err, delay)
-		if !l.sleep(ctx, delay) {
+		if !sleep(ctx, delay) {
 			return firstError(last, err, context.Cause(ctx))
 		}
 	}
@@ -66,22 +69,28 @@ func (l *Listener) keep(lk *link) {
 	var o outage
 	for lk != nil {
 		select {
-		case <-l.stop:
+		case <-l.keeping.Done():
 			return
 		case <-lk.sess.Done():
-			err := lk.sess.Err()
-			if time.Since(lk.since) >= healthyAfter {
-				o = outage{}
-			}
-			delay := o.next(time.Now(), err)
-			l.lost(lk, err, delay)
+			delay := l.nextAfter(lk, &o)
+			l.lost(lk, lk.sess.Err(), delay)
 			lk = l.replace(nil, &o, delay)
 		case m := <-lk.drain:
 			l.log.Info("server asks to move", "node", lk.sess.Peer().NodeID, "reason", m.Reason)
-			o = outage{}
-			lk = l.replace(lk, &o, time.Duration(rand.Float64()*float64(m.ReconnectWithin)))
+			spread := time.Duration(rand.Float64() * float64(m.ReconnectWithin))
+			lk = l.replace(lk, &o, max(spread, l.nextAfter(lk, &o)))
 		}
 	}
+}
+
+// nextAfter is how long to wait before lk is replaced. If lk has lived for a
+// while that is next to nothing; otherwise servers that close tunnels, or ask us
+// to move, again and again would keep us dialling.
+func (l *Listener) nextAfter(lk *link, o *outage) time.Duration {
+	if time.Since(lk.since) >= healthyAfter {
+		*o = outage{}
+	}
+	return o.next(time.Now(), nil)
 }
 
 // replace opens a tunnel after the delay, and tries until it succeeds; nil
@@ -90,7 +99,7 @@ func (l *Listener) keep(lk *link) {
 // same node.
 func (l *Listener) replace(old *link, o *outage, delay time.Duration) *link {
 	for l.sleepBeside(old, delay) {
-		lk, err := l.dial(l.ctx)
+		lk, err := l.dial(l.keeping)
 		if err == nil && sameNode(old, lk) {
 			l.retire(lk, 0)
 			err = errSameNode
@@ -102,7 +111,7 @@ func (l *Listener) replace(old *link, o *outage, delay time.Duration) *link {
 			}
 			return lk
 		}
-		if l.ctx.Err() != nil {
+		if l.keeping.Err() != nil {
 			return nil
 		}
 		delay = o.next(time.Now(), err)
@@ -127,7 +136,7 @@ func sameNode(old, lk *link) bool {
 // sleepBeside is sleep that ends early when old does.
 func (l *Listener) sleepBeside(old *link, d time.Duration) bool {
 	if old == nil || old.sess.Err() != nil {
-		return l.sleep(l.ctx, d)
+		return sleep(l.keeping, d)
 	}
 	t := time.NewTimer(d)
 	defer t.Stop()
@@ -136,10 +145,8 @@ func (l *Listener) sleepBeside(old *link, d time.Duration) bool {
 		return true
 	case <-old.sess.Done():
 		l.log.Info("tunnel ended before it was replaced", "node", old.sess.Peer().NodeID, "reason", old.sess.Err())
-		return l.sleep(l.ctx, time.Duration(rand.Float64()*float64(firstPause)))
-	case <-l.stop:
-		return false
-	case <-l.ctx.Done():
+		return sleep(l.keeping, time.Duration(rand.Float64()*float64(firstPause)))
+	case <-l.keeping.Done():
 		return false
 	}
 }

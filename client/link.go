@@ -178,15 +178,13 @@ func (l *Listener) wait(lk *link, d time.Duration) bool {
 	}
 }
 
-// sleep reports whether neither ctx has ended nor Shutdown begun after d.
-func (l *Listener) sleep(ctx context.Context, d time.Duration) bool {
+// sleep reports whether ctx is still there after d.
+func sleep(ctx context.Context, d time.Duration) bool {
 	t := time.NewTimer(d)
 	defer t.Stop()
 	select {
 	case <-t.C:
 		return true
-	case <-l.stop:
-		return false
 	case <-ctx.Done():
 		return false
 	}

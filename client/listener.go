@@ -23,13 +23,14 @@ type Listener struct {
 
 	conns   chan net.Conn      // from the tunnels to Accept
 	closed  chan struct{}      // no connection comes any more
-	stop    chan struct{}      // Shutdown has begun: open no more tunnels
-	ctx     context.Context    // of everything that the listener does; values are those of Listen's
+	ctx     context.Context    // of everything that the listener does; its values are those of Listen's
 	cancel  context.CancelFunc // ends ctx
+	keeping context.Context    // of opening tunnels, which ends before ctx
+	stop    context.CancelFunc // ends keeping
 	keepers sync.WaitGroup
 	links   sync.WaitGroup // the goroutines of links, and of retiring them
 
-	closeOnce, stopOnce sync.Once
+	closeOnce sync.Once
 
 	// Guarded by mu.
 	mu     sync.Mutex
@@ -61,11 +62,11 @@ func newListener(ctx context.Context, c *Client, endpoint string) *Listener {
 		},
 		conns:  make(chan net.Conn),
 		closed: make(chan struct{}),
-		stop:   make(chan struct{}),
 		open:   make(map[*link]struct{}),
 		weight: defaultWeight,
 	}
 	l.ctx, l.cancel = context.WithCancel(context.WithoutCancel(ctx))
+	l.keeping, l.stop = context.WithCancel(l.ctx)
 	return l
 }
 
@@ -115,7 +116,6 @@ func (l *Listener) SetWeight(w int) {
 // Close ends the listener, its tunnels and all connections at once, and waits
 // for its goroutines.
 func (l *Listener) Close() error {
-	l.stopOnce.Do(func() { close(l.stop) })
 	l.closeOnce.Do(func() { close(l.closed) })
 	l.cancel()
 	l.keepers.Wait()
@@ -133,7 +133,7 @@ func (l *Listener) Close() error {
 // on calling Accept meanwhile. If ctx ends first, the connections that are left
 // are cut and its error is returned.
 func (l *Listener) Shutdown(ctx context.Context) error {
-	l.stopOnce.Do(func() { close(l.stop) })
+	l.stop()
 	l.keepers.Wait()
 	links := l.openLinks()
 	for _, lk := range links {

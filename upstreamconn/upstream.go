@@ -283,3 +283,6 @@ func (leavingError) Error() string { return "open stream: upstream is leaving" }
 
 // Refused says that the upstream has seen nothing of the request.
 func (leavingError) Refused() bool { return true }
+
+// Is says that it is nobody's failure.
+func (leavingError) Is(target error) bool { return target == error(fault.Draining) }

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -171,6 +172,44 @@ func TestListenerComesBackToAnOldServer(t *testing.T) {
 		end.f(tun)
 	}
 	s.tunnel(t)
+}
+
+// What a v0.9.0 server opens before it has heard of our stop is served: of what
+// it could open, nothing is lost.
+func TestOldServerLosesNothingByOurShutdown(t *testing.T) {
+	t.Parallel()
+	s := startOldServer(t)
+	for range 5 {
+		ln := serve(t, &Client{URL: s.url}, "My-Endpoint", echo)
+		tun := s.tunnel(t)
+		var served atomic.Int64
+		var clients sync.WaitGroup
+		for range 8 {
+			clients.Go(func() {
+				for {
+					got, err := tun.post("hello")
+					if errors.Is(err, yamux.ErrRemoteGoAway) || errors.Is(err, yamux.ErrSessionShutdown) {
+						return // was not opened
+					}
+					if err != nil || got != "hello" {
+						t.Errorf("after %d requests: %q, %v", served.Load(), got, err)
+						return
+					}
+					served.Add(1)
+				}
+			})
+		}
+		eventually(t, func() error {
+			if served.Load() < 50 {
+				return errors.New("no requests")
+			}
+			return nil
+		})
+		if err := ln.Shutdown(t.Context()); err != nil {
+			t.Error(err)
+		}
+		clients.Wait()
+	}
 }
 
 func TestShutdownFromAnOldServer(t *testing.T) {

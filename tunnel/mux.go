@@ -84,7 +84,7 @@ type mux struct {
 	late       lateCredit
 	linger     *time.Timer // runs sweep; nil until a stream lingers
 	lingering  bool        // linger is set
-	weLeave    bool        // we sent a GoAway
+	weLeave    bool        // we sent a GoAway and refuse streams
 	peerLeaves bool        // the peer did
 	broken     *time.Timer // runs giveUp, after writing has failed
 	err        error       // why the session ended
@@ -192,12 +192,14 @@ func (m *mux) accept() (*Stream, error) {
 	return s, nil
 }
 
-// goAway tells the peer to open no more streams, and refuses those that it
-// opens all the same. It returns when the frame has been handed to the
-// connection, with all that was written before; it gives up after 2 s.
+// goAway tells the peer to open no more streams. Those that cross the frame are
+// refused, but not by an upstream that only leaves: it has all the time to
+// serve them, and a v0.9.0 node answers a client whose stream was refused with
+// 502. It returns when the frame has been handed to the connection, with all
+// that was written before; it gives up after 2 s.
 func (m *mux) goAway(code uint32) error {
 	m.mu.Lock()
-	m.weLeave = true
+	m.weLeave = m.weLeave || m.node || code != goAwayNormal
 	m.mu.Unlock()
 	written, err := m.out.controlThen(muxFrame{kind: kindGoAway, length: code})
 	if err != nil {

@@ -502,3 +502,25 @@ func TestManySessionsEndAtOnce(t *testing.T) {
 		}
 	})
 }
+
+func TestUpstreamAcceptsStreamsThatCrossItsGoAway(t *testing.T) {
+	within(t, func(t *testing.T) {
+		s := memSessions(t, nil, nil)
+		a := openStream(t, s) // nothing has been sent yet: the bubble's goroutines have not run
+		if err := s.up.GoAway(CodeNormal); err != nil {
+			t.Fatal(err)
+		}
+		b, err := s.up.Accept()
+		if err != nil {
+			t.Fatal(err)
+		}
+		a.Write([]byte("x"))
+		if _, err := io.ReadFull(b, make([]byte, 1)); err != nil {
+			t.Error(err)
+		}
+		synctest.Wait()
+		if _, err := s.node.Open(t.Context()); !errors.Is(err, ErrGoAway) {
+			t.Errorf("a stream behind it: %v", err)
+		}
+	})
+}

@@ -147,6 +147,9 @@ func (c *conn) trailers(limit int) (raw []byte, err error) {
 		return nil, nil
 	}
 	raw, err = c.head(limit)
+	if err == nil && bytes.Count(raw, []byte("\n")) != bytes.Count(raw, []byte("\r\n")) {
+		err = malformed("line end in trailers")
+	}
 	return raw, unexpected(err)
 }
 

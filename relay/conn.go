@@ -4,20 +4,8 @@ import (
 	"bytes"
 	"io"
 	"net"
-	"sync"
 	"syscall"
 	"time"
-)
-
-const (
-	// readBuffer holds most heads whole. Longer ones make it grow; large bodies bypass it.
-	readBuffer = 4 << 10
-	copyBuffer = 32 << 10
-)
-
-var (
-	readBuffers = sync.Pool{New: func() any { b := make([]byte, readBuffer); return &b }}
-	copyBuffers = sync.Pool{New: func() any { b := make([]byte, copyBuffer); return &b }}
 )
 
 // conn is a connection of a Pool.

@@ -38,6 +38,7 @@ func forwarder(p *Pool) http.HandlerFunc {
 		out := r.WithContext(ctx)
 		out.URL = &url.URL{Opaque: r.RequestURI}
 		out.Header = OutHeader(r.Header, nil)
+		out.Close = false // that is about the client's connection
 		body := TakeBody(w, r, BodyOptions{Keep: 64 << 10})
 		defer body.Finish()
 		body.Attach(out)
@@ -86,6 +87,22 @@ func talk(t testing.TB, addr, text string, wait time.Duration) string {
 	return string(b)
 }
 
+// exactly sends text and returns the next n bytes, and what comes within a moment behind them.
+func exactly(t *testing.T, addr, text string, n int) string {
+	c, err := net.Dial("tcp", addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	io.WriteString(c, text)
+	c.SetReadDeadline(time.Now().Add(5 * time.Second))
+	b := make([]byte, n)
+	m, _ := io.ReadFull(c, b)
+	c.SetReadDeadline(time.Now().Add(5 * time.Millisecond))
+	rest, _ := io.ReadAll(c)
+	return string(b[:m]) + string(rest)
+}
+
 // What comes between a client and a service: each answer must look to the client as it was meant.
 func TestForwardedResponses(t *testing.T) {
 	const chunked = "HTTP/1.1 200 OK\r\nDate: x\r\nTransfer-Encoding: chunked\r\n"
@@ -116,7 +133,7 @@ func TestForwardedResponses(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			addr := front(t, forwarder(answers(t, tt.answer)))
-			got := talk(t, addr, tt.request, 100*time.Millisecond)
+			got := exactly(t, addr, tt.request, len(tt.want))
 			if got != tt.want {
 				t.Errorf("got  %q\nwant %q", got, tt.want)
 			}

@@ -98,7 +98,7 @@ func parseFields(s string, lines int) (http.Header, error) {
 			return header, nil
 		}
 		name, value, ok := strings.Cut(line, ":")
-		value = textproto.TrimString(value)
+		value = strings.Trim(value, " \t")
 		if !ok || !validToken(name) || !validValue(value) {
 			return nil, malformed("header line %.40q", line)
 		}

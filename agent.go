@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
-	"net/http"
 	"sync"
 
 	"piko/agent"
@@ -145,13 +143,14 @@ func (a *agentCmd) run(p *process) error {
 	if err != nil {
 		return err
 	}
-	log := p.logger(a.Log)
+	root := p.logger(a.Log)
+	log := subsystem(root, "main")
 	limitMemory(p.getenv, log)
 
-	parts.agent.AccessLog = a.Log.accessOptions(log, "proxy.http.access")
-	parts.client.Logger = subsystem(log, "client")
+	parts.agent.AccessLog = a.Log.accessOptions(root, "proxy.http.access")
+	parts.client.Logger = subsystem(root, "client")
 	registry := newRegistry()
-	ag, err := agent.New(parts.agent, &parts.client, subsystem(log, "proxy.http"), registry, p.logWriter())
+	ag, err := agent.New(parts.agent, &parts.client, subsystem(root, "proxy.http"), registry, p.logWriter())
 	if err != nil {
 		return err
 	}
@@ -160,37 +159,23 @@ func (a *agentCmd) run(p *process) error {
 	defer running.Wait()
 	defer cancel(nil)
 	if a.Server.Enabled {
-		ln, err := listen("--server.bind-addr", a.Server.BindAddr)
+		metrics, err := openPort("--server.bind-addr", a.Server.BindAddr, newHTTPServer(agent.MetricsHandler(registry), subsystem(root, "server")))
 		if err != nil {
 			return err
 		}
-		metrics := newHTTPServer(agent.MetricsHandler(registry), subsystem(log, "server"))
-		subsystem(log, "server").Info("serving metrics", "addr", ln.Addr().String())
-		running.Go(func() { cancel(serveUntil(ctx, metrics, ln)) })
+		running.Go(func() { cancel(metrics.serveUntil(ctx)) })
+		subsystem(root, "server").Info("serving metrics", "addr", metrics.ln.Addr().String())
 	}
-	log = subsystem(log, "main")
 	log.Info("agent started", "version", version(), "url", a.Connect.URL.redacted(), "listeners", len(parts.agent.Listeners))
-	ready := make(chan struct{})
-	close(ready) // a server that is not there yet is no reason to hold up the machine's start
-	defer newNotifier(p.getenv, log).follow(ctx, ready, fmt.Sprintf("%d listeners", len(parts.agent.Listeners)), a.GracePeriod)()
+	// Ready at once: a server that is not there yet is no reason to hold up the start of the machine.
+	defer newNotifier(p.getenv, log).follow(ctx, nil, fmt.Sprintf("%d listeners", len(parts.agent.Listeners)), a.GracePeriod)()
 
 	err = ag.Run(ctx)
-	if cause := context.Cause(ctx); err == nil && p.ctx.Err() == nil {
-		err = cause // the metrics port failed
+	if err == nil && p.ctx.Err() == nil {
+		err = context.Cause(ctx) // the metrics port failed
 	}
-	if err != nil {
-		return err
+	if err == nil {
+		log.Info("agent stopped", "reason", context.Cause(p.ctx).Error())
 	}
-	log.Info("agent stopped", "reason", context.Cause(p.ctx).Error())
-	return nil
-}
-
-// serveUntil serves until ctx ends, which is no error.
-func serveUntil(ctx context.Context, srv *http.Server, ln net.Listener) error {
-	unhook := context.AfterFunc(ctx, func() { srv.Close() })
-	defer unhook()
-	if err := srv.Serve(ln); !errors.Is(err, http.ErrServerClosed) {
-		return fmt.Errorf("serve on %s: %w", ln.Addr(), err)
-	}
-	return nil
+	return err
 }

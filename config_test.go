@@ -1,12 +1,14 @@
 package main
 
 import (
+	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
+	"io"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/alecthomas/kong"
 )
 
 // parseServer parses a command line of `piko server`.
@@ -177,12 +179,7 @@ func TestEveryMistakeIsToldAtOnce(t *testing.T) {
 }
 
 func TestAnchorsAndMergeKeys(t *testing.T) {
-	file := writeFile(t, "piko.yaml", `
-proxy: {timeout: &t 7s}
-grace_period: *t
-listeners: []
-`)
-	file = writeFile(t, "agent.yaml", strings.ReplaceAll(`
+	file := writeFile(t, "agent.yaml", `
 connect: {timeout: &t 7s}
 listeners:
   - &first
@@ -191,7 +188,7 @@ listeners:
     timeout: *t
   - <<: *first
     endpoint_id: two
-`, "\r", ""))
+`)
 	cfg, err := parseAgent(t, nil, "start", "--config.path", file)
 	if err != nil {
 		t.Fatal(err)
@@ -401,43 +398,82 @@ func TestNearest(t *testing.T) {
 	}
 }
 
-// FuzzConfigFile: no file makes the loader panic, hang, or accept a value that
-// the flag would not take; what is accepted is stable.
+// FuzzConfigFile: no file makes the loader panic or hang, every error has the
+// file and a line, and what is accepted is what the flags would take.
 func FuzzConfigFile(f *testing.F) {
 	for _, seed := range []string{
 		"", "proxy:\n  bind_addr: :8000\n", "a: &a [*a]", "<<: *x", "x: !!int 5", "? a\n: b", "proxy: {http: {read_timeout: 1s}}",
 		"log: {subsystems: [a, b]}", "proxy: |\n  text", "--- a\n--- b", "\"\\x\": 1", "a: ${B:c}", "listeners: [{endpoint_id: e, addr: 1}]",
+		"listeners:\n  - &x\n    endpoint_id: ${B}\n    addr: 1\n  - <<: *x\n    timeout: 5s\n", "connect: {tls: {cert: 'x'}, url: https://h}", "- - - -", "{[",
 	} {
-		f.Add([]byte(seed), false)
-		f.Add([]byte(seed), true)
+		f.Add([]byte(seed))
 	}
-	dir := f.TempDir()
-	f.Fuzz(func(t *testing.T, text []byte, isAgent bool) {
+	p := &process{stdout: io.Discard, stderr: io.Discard}
+	k, err := newParser(p, &settings{})
+	if err != nil {
+		f.Fatal(err)
+	}
+	server, agent := fileFlags(f, k.Model.Node, "server"), fileFlags(f, k.Model.Node, "agent")
+	getenv := func(name string) (string, bool) { return "b", name == "B" }
+	f.Fuzz(func(t *testing.T, text []byte) {
 		if len(text) > 4096 {
 			return
 		}
-		file := filepath.Join(dir, "fuzz.yaml")
-		if err := os.WriteFile(file, text, 0o600); err != nil {
-			t.Fatal(err)
+		root, err := parseYAML("f.yaml", text)
+		hasPlace(t, err)
+		if expanded, err := expandEnv("f.yaml", text, getenv); err == nil {
+			root, err = parseYAML("f.yaml", expanded)
+			hasPlace(t, err)
+		} else {
+			hasPlace(t, err)
 		}
-		if isAgent {
-			first, err := parseAgent(t, []string{"B=b"}, "start", "--config.expand-env", "--config.path", file)
-			second, again := parseAgent(t, []string{"B=b"}, "start", "--config.expand-env", "--config.path", file)
-			if (err == nil) != (again == nil) || fmt.Sprintf("%+v", first) != fmt.Sprintf("%+v", second) {
-				t.Fatalf("two readings of one file differ: %v, %v", err, again)
+		if root == nil {
+			return
+		}
+		for _, flags := range [][]*kong.Flag{server, agent} {
+			s := &settings{loaded: true}
+			var cfg agentConfig
+			s.values, err = matchKeys("f.yaml", "", root, flags, &cfg)
+			hasPlace(t, err)
+			for _, l := range cfg.Listeners {
+				if l.Timeout < 0 {
+					t.Fatalf("accepted %+v", l)
+				}
 			}
-			return
-		}
-		cfg, err := parseServer(t, nil, "--config.path", file)
-		if err != nil {
-			return
-		}
-		var addr bindAddr
-		if err := addr.UnmarshalText([]byte(cfg.Proxy.BindAddr)); err != nil {
-			t.Fatalf("accepted an address that is none: %v", err)
-		}
-		if cfg.Proxy.Timeout < 0 || cfg.Upstream.StreamWindow < 0 {
-			t.Fatalf("accepted a negative value: %+v", cfg)
+			for _, flag := range flags {
+				value, err := s.lookup(flag)
+				hasPlace(t, err)
+				if value != nil && tryDecode(flag, value) != nil {
+					t.Fatalf("accepted %v for %s", value, flag.Name)
+				}
+			}
 		}
 	})
+}
+
+// hasPlace checks that an error says where in the file it is.
+func hasPlace(t *testing.T, err error) {
+	t.Helper()
+	if err == nil {
+		return
+	}
+	if line, ok := errors.AsType[*lineError](err); !ok || line.line < 1 || line.path != "f.yaml" {
+		t.Fatalf("an error without its place: %v", err)
+	}
+}
+
+// fileFlags are the flags of the command that are keys of its file.
+func fileFlags(f *testing.F, root *kong.Node, command string) []*kong.Flag {
+	f.Helper()
+	for _, node := range root.Children {
+		if node.Name != command {
+			continue
+		}
+		if node.DefaultCmd != nil {
+			node = node.DefaultCmd
+		}
+		return node.Flags
+	}
+	f.Fatalf("no command %s", command)
+	return nil
 }

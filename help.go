@@ -103,11 +103,11 @@ func commandRows(node *kong.Node, prefix string) []string {
 			continue
 		}
 		if child.Leaf() || child.DefaultCmd != nil {
-			name := strings.TrimPrefix(child.FullPath(), prefix)
+			words := []string{strings.TrimPrefix(child.FullPath(), prefix)}
 			for _, arg := range child.Positional {
-				name += " " + arg.Summary()
+				words = append(words, arg.Summary())
 			}
-			rows = append(rows, "  "+name+"\n"+wrap(child.Help, "      "))
+			rows = append(rows, "  "+strings.Join(words, " ")+"\n"+wrap(child.Help, "      "))
 		}
 		rows = append(rows, commandRows(child, prefix)...)
 	}

@@ -34,9 +34,9 @@ func newNotifier(getenv func(string) (string, bool), log *slog.Logger) *notifier
 	return n
 }
 
-// follow tells systemd that the command is ready once ready is closed, that it
-// stops (which may take grace) once ctx ends, and in between and after that it
-// lives. The returned func ends that and waits for it.
+// follow tells systemd that the command is ready once ready is closed (nil:
+// at once), that it stops, which may take grace, once ctx ends, and before and
+// after that that it lives. The returned func ends that and waits for it.
 func (n *notifier) follow(ctx context.Context, ready <-chan struct{}, status string, grace time.Duration) (stop func()) {
 	if n.socket == "" {
 		return func() {}
@@ -56,6 +56,9 @@ func (n *notifier) run(ctx context.Context, ready, done <-chan struct{}, status 
 		t := time.NewTicker(n.watchdog / 2)
 		defer t.Stop()
 		tick = t.C
+	}
+	if ready == nil {
+		n.send("READY=1\nSTATUS=" + status)
 	}
 	stopping := ctx.Done()
 	for {

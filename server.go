@@ -184,12 +184,14 @@ func (s *server) Run(ctx context.Context) error {
 	s.log.Info("node ready")
 
 	var err error
+	reason := "failure"
 	select {
 	case <-ctx.Done():
-		err = s.drain(base, cut, context.Cause(ctx))
+		reason = context.Cause(ctx).Error()
 	case err = <-failed:
-		s.drain(base, cut, err)
+		s.log.Error("node failed", "error", err)
 	}
+	s.drain(base, cut, reason)
 	return err
 }
 

@@ -25,7 +25,7 @@ const (
 // is attracted, then what is under way ends, then what is left is cut and
 // counted. The admin port answers until the end. All of it takes the grace
 // period and unwindTime at most. cut ends base, which requests hang on.
-func (s *server) drain(base context.Context, cut context.CancelCauseFunc, reason error) error {
+func (s *server) drain(base context.Context, cut context.CancelCauseFunc, reason string) {
 	began := time.Now()
 	ctx, cancel := context.WithTimeout(base, s.cfg.GracePeriod)
 	defer cancel()
@@ -34,7 +34,7 @@ func (s *server) drain(base context.Context, cut context.CancelCauseFunc, reason
 	s.isReady.Store(false)
 	s.isDraining.Store(true)
 	_, upstreams := s.table.Totals()
-	s.log.Info("node draining", "reason", reason.Error(), "in_flight", s.gate.inFlight.count(), "upstreams", upstreams,
+	s.log.Info("node draining", "reason", reason, "in_flight", s.gate.inFlight.count(), "upstreams", upstreams,
 		"shutdown_delay", s.cfg.ShutdownDelay.String(), "grace_period", s.cfg.GracePeriod.String())
 	pause(ctx, s.cfg.ShutdownDelay)
 
@@ -62,7 +62,6 @@ func (s *server) drain(base context.Context, cut context.CancelCauseFunc, reason
 	s.upstream.close(unwind)
 	s.log.Info("node stopped", "took", time.Since(began).Round(time.Millisecond).String(), "requests_cut", requests, "upstreams_closed", closed)
 	s.admin.close(unwind)
-	return nil
 }
 
 // pause returns after d, or when ctx ends.

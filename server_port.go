@@ -50,6 +50,13 @@ func (p *port) serve(base context.Context) error {
 	return nil
 }
 
+// serveUntil serves until ctx ends, and cuts what is left then.
+func (p *port) serveUntil(ctx context.Context) error {
+	unhook := context.AfterFunc(ctx, func() { p.srv.Close() })
+	defer unhook()
+	return p.serve(ctx)
+}
+
 // handshakeTime is what connections get whose handshake had begun when we
 // stopped accepting. It is less than the second after which a client repeats
 // what was ignored.

@@ -513,3 +513,60 @@ func TestSecondSignalKills(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestAgentCommand runs `piko agent start` as main does, with its metrics port.
+func TestAgentCommand(t *testing.T) {
+	n := startNode(t, nil)
+	file := writeFile(t, "agent.yaml", "listeners:\n  - {endpoint_id: one, addr: '${SERVICE}'}\n  - {endpoint_id: two, addr: '${SERVICE}'}\n")
+	path, receive := systemd(t)
+	p := newTestProcess(t, "SERVICE="+testService(t).URL, "NOTIFY_SOCKET="+path, "PIKO_CONNECT_URL=http://"+n.UpstreamAddr().String())
+	status := startRun(t, p, "agent", "start", "--config.path", file, "--config.expand-env", "--server.enabled", "--server.bind-addr", "127.0.0.1:0")
+	if got := receive(); got != "READY=1\nSTATUS=2 listeners" {
+		t.Errorf("systemd heard %q", got)
+	}
+	eventually(t, func() error {
+		if endpoints, _ := n.table.Totals(); endpoints != 2 {
+			return fmt.Errorf("%d endpoints are connected", endpoints)
+		}
+		return nil
+	})
+	c := newClient(t)
+	for _, endpoint := range []string{"one", "two"} {
+		if status, body, _ := get(t, c, "http://"+n.ProxyAddr().String()+"/x", "x-piko-endpoint", endpoint); status != http.StatusOK {
+			t.Errorf("%s: %d %s", endpoint, status, body)
+		}
+	}
+	var serving struct{ Msg, Addr string }
+	eventually(t, func() error {
+		for line := range strings.Lines(p.err.String()) {
+			if strings.Contains(line, "serving metrics") {
+				return json.Unmarshal([]byte(line), &serving)
+			}
+		}
+		return errors.New("the agent does not serve metrics")
+	})
+	if status, body, _ := get(t, c, "http://"+serving.Addr+"/metrics"); status != http.StatusOK || !strings.Contains(body, `piko_agent_requests_total{endpoint="one"`) {
+		t.Errorf("metrics: %d %.500s", status, body)
+	}
+	p.sigs <- interrupt
+	if got := <-status; got != exitOK {
+		t.Errorf("exit status %d, want 0", got)
+	}
+	for _, want := range []string{"agent started", "agent stopped", "received interrupt", `"subsystem":"proxy.http.access"`} {
+		if err := logged(p, want); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+func TestAgentWithMetricsPortInUseFails(t *testing.T) {
+	taken, err := listen("test", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer taken.Close()
+	status, _, stderr := runPiko(t, "agent", "http", "e", "1", "--server.enabled", "--server.bind-addr", taken.Addr().String())
+	if status != exitFailure || !strings.Contains(stderr, "--server.bind-addr") {
+		t.Errorf("exit status %d, stderr %s", status, stderr)
+	}
+}

@@ -29,7 +29,8 @@
 // drained, cluster, weight.
 //
 // Life. Any received byte is life. After 10 s without one a side sends a
-// WebSocket ping; 5 s later without one the session is dead. "Closed by us",
+// WebSocket ping; 5 s later without one the session is dead, unless the ping
+// may still wait in a queue that the peer's system is taking. "Closed by us",
 // "closed by the peer" and "dead" are three errors; only the first is final.
 //
 // A refusal is an HTTP answer other than 101, as JSON; see package fault.

@@ -38,6 +38,12 @@ func (c *memConn) Close() error {
 	return nil
 }
 
+func (c *memConn) sendQueue() sendQueue {
+	c.out.mu.Lock()
+	defer c.out.mu.Unlock()
+	return sendQueue{acked: c.out.taken, queued: len(c.out.buf)}
+}
+
 func (c *memConn) LocalAddr() net.Addr  { return unknownAddr{} }
 func (c *memConn) RemoteAddr() net.Addr { return unknownAddr{} }
 
@@ -64,6 +70,8 @@ type memHalf struct {
 	buf                    []byte
 	readerGone, writerGone bool
 	lost                   bool
+	stopped                bool   // the reader's process is
+	taken                  uint64 // bytes that were read
 	rdeadline, wdeadline   memDeadline
 }
 
@@ -122,10 +130,11 @@ func (h *memHalf) read(p []byte) (int, error) {
 			return 0, net.ErrClosed
 		case h.rdeadline.passed:
 			return 0, os.ErrDeadlineExceeded
-		case h.lost:
+		case h.lost, h.stopped:
 		case len(h.buf) > 0:
 			n := copy(p, h.buf)
 			h.buf = h.buf[n:]
+			h.taken += uint64(n)
 			h.cond.Broadcast()
 			return n, nil
 		case h.writerGone:
@@ -189,3 +198,15 @@ func (l *memListener) Close() error {
 }
 
 func (l *memListener) Addr() net.Addr { return unknownAddr{} }
+
+// slowConn reads so many bytes a second.
+type slowConn struct {
+	*memConn
+	rate int
+}
+
+func (c *slowConn) Read(p []byte) (int, error) {
+	n, err := c.memConn.Read(p[:min(len(p), 1<<10)])
+	time.Sleep(time.Duration(n) * time.Second / time.Duration(c.rate))
+	return n, err
+}

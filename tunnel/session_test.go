@@ -134,6 +134,81 @@ func TestPeerThatVanishesUnderBulkIsGoneWithin15s(t *testing.T) {
 	})
 }
 
+// A ping waits behind what is on its way; over a slow link that is longer than
+// a dead peer is given.
+func TestSlowLinkIsNotTakenForADeadPeer(t *testing.T) {
+	const rate, size = 8 << 10, 2 << 20 // 256 s
+	for name, toNode := range map[string]bool{"to the node": true, "to the upstream": false} {
+		t.Run(name, func(t *testing.T) {
+			within(t, func(t *testing.T) {
+				s := &sessions{}
+				s.a, s.b = memPair()
+				peer := Peer{Features: withControl}
+				s.node = startSession(newCarrier(&slowConn{s.a, rate}, nil, false), true, peer, Options{Wheel: runWheel(t)})
+				defer s.node.Close()
+				s.up = startSession(newCarrier(&slowConn{s.b, rate}, nil, true), false, peer, Options{})
+				defer s.up.Close()
+				from := openStream(t, s)
+				to, err := s.up.Accept()
+				if err != nil {
+					t.Fatal(err)
+				}
+				if toNode {
+					from, to = to, from
+				}
+				go func() {
+					from.Write(make([]byte, size))
+					from.CloseWrite()
+				}()
+				if n, err := io.Copy(io.Discard, to); n != size || err != nil {
+					t.Errorf("%d bytes arrived, %v", n, err)
+				}
+				// And then it vanishes in the middle of more.
+				go func() {
+					if st, err := s.node.Open(context.Background()); err == nil {
+						st.Write(make([]byte, size))
+					}
+				}()
+				time.Sleep(20 * time.Second)
+				s.a.vanish()
+				wantEnd(t, "node", s.node, ErrDead, 0, 15*time.Second)
+				wantEnd(t, "upstream", s.up, ErrDead, 0, 15*time.Second)
+			})
+		})
+	}
+}
+
+// A process that was stopped: its system takes bytes until its buffers are
+// full.
+func TestPeerThatStopsUnderBulkIsGoneWithin15s(t *testing.T) {
+	within(t, func(t *testing.T) {
+		a, b := memPair()
+		s := startSession(newCarrier(a, nil, false), true, Peer{}, Options{Wheel: runWheel(t)})
+		defer s.Close()
+		up := newMux(newCarrier(b, nil, true), false, muxOptions{window: 16 << 20, allowPeerStreams: 9})
+		go up.run()
+		st, err := s.Open(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := up.accept(); err != nil {
+			t.Fatal(err)
+		}
+		go func() {
+			for {
+				if _, err := st.Write(make([]byte, 16<<10)); err != nil {
+					return
+				}
+				time.Sleep(100 * time.Millisecond)
+			}
+		}()
+		time.Sleep(8 * time.Second)
+		b.in.set(func(h *memHalf) { h.stopped = true })
+		defer b.Close()
+		wantEnd(t, "node", s, ErrDead, 0, 15*time.Second)
+	})
+}
+
 // Any byte is life, also that of a peer which does not answer pings because it
 // reads nothing.
 func TestPeerThatOnlySendsStays(t *testing.T) {

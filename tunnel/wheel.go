@@ -38,6 +38,7 @@ type liveness struct {
 	started time.Time
 	pinged  time.Time // the last time; zero: never
 	due     time.Time // when check is to be called next
+	queue   sendQueue // when the ping was sent, as far as known
 }
 
 // check says what to do at now, given when the last byte came, and sets due.
@@ -117,7 +118,7 @@ func (s *Session) Probe() {
 	}
 	s.life.ping(now)
 	due := s.life.due
-	_ = s.c.ping() // see check
+	s.sendPing()
 	if s.timer != nil {
 		s.timer.Reset(pongWithin)
 	}
@@ -138,14 +139,26 @@ func (s *Session) check(now time.Time) (due time.Time, ok bool) {
 	}
 	switch s.life.check(now, lastRead) {
 	case sendPing:
-		// It does not wait. An error needs no answer: the read loop sees a
-		// broken connection, and liveness a stuck one.
-		_ = s.c.ping()
+		s.sendPing()
 	case declareDead:
+		// The design's rule, that only received bytes are life, would end
+		// every large transfer over a link of less than 25 KB/s.
+		if q, ok := readSendQueue(s.c.nc); ok && stillSending(s.life.queue, q) {
+			s.life.ping(now)
+			s.sendPing()
+			break
+		}
 		s.wg.Go(func() { s.end(ErrDead) })
 		return time.Time{}, false
 	}
 	return s.life.due, true
+}
+
+// sendPing needs mu. It does not wait. An error needs no answer: the read loop
+// sees a broken connection, and liveness a stuck one.
+func (s *Session) sendPing() {
+	s.life.queue, _ = readSendQueue(s.c.nc)
+	_ = s.c.ping()
 }
 
 // Wheel watches the peers of many sessions with one goroutine and one timer.

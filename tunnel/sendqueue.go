@@ -1,0 +1,34 @@
+package tunnel
+
+import "net"
+
+// sendQueue is how far what was written to a connection has got.
+type sendQueue struct {
+	acked  uint64 // bytes that the other end's system has confirmed, ever
+	queued int    // bytes that it has not, sent or not
+}
+
+// slowQueue is what a link that is worth its name carries within pongWithin.
+const slowQueue = 16 << 10
+
+// readSendQueue asks the connection, where the system can tell.
+func readSendQueue(nc net.Conn) (sendQueue, bool) {
+	if t, ok := nc.(interface{ NetConn() net.Conn }); ok { // TLS
+		nc = t.NetConn()
+	}
+	switch c := nc.(type) {
+	case *net.TCPConn:
+		return tcpSendQueue(c)
+	case interface{ sendQueue() sendQueue }: // a test's
+		return c.sendQueue(), true
+	}
+	return sendQueue{}, false
+}
+
+// stillSending says that a ping was sent at a time when the queue was before,
+// and may not have arrived at now: the link is slow, but it moves. A peer that
+// has vanished confirms nothing, and one that has stopped soon confirms nothing
+// more.
+func stillSending(before, now sendQueue) bool {
+	return now.acked > before.acked && max(now.queued, before.queued) >= slowQueue
+}

@@ -476,7 +476,7 @@ func TestSecondSignalKills(t *testing.T) {
 	defer service.Close()
 	defer close(release)
 	p := newTestProcess(t)
-	status := startRun(t, p, append([]string{"server", "--log.format=json", "--grace-period=3s"}, anyPorts...)...)
+	status := startRun(t, p, append([]string{"server", "--log.format=json", "--grace-period=500ms"}, anyPorts...)...)
 	var started struct{ Proxy, Upstream string }
 	eventually(t, func() error {
 		for line := range strings.Lines(p.err.String()) {

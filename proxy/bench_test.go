@@ -70,11 +70,7 @@ func pikoOnce(b *testing.B, service string) string {
 	if err != nil {
 		b.Fatal(err)
 	}
-	s := httptest.NewUnstartedServer(nil)
-	p.Configure(b.Context(), s.Config)
-	s.Start()
-	b.Cleanup(s.Close)
-	return s.Listener.Addr().String()
+	return listen(b, p)
 }
 
 // agentLike is what an agent's handler does.

@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"context"
+	"maps"
 	"net/http"
 	"sync"
 	"time"
@@ -128,9 +129,10 @@ func (c *call) answer() {
 	}
 }
 
-// Informational passes a 1xx response on. 100 is left to net/http, which says it when the body is read.
+// Informational passes a 1xx response on, 100 only to a client that waits for it.
 func (c *call) Informational(status int, header http.Header) error {
-	if status == http.StatusContinue || !c.x.r.ProtoAtLeast(1, 1) {
+	r := c.x.r
+	if !r.ProtoAtLeast(1, 1) || status == http.StatusContinue && r.Header["Expect"] == nil {
 		return nil
 	}
 	c.mu.Lock()
@@ -139,14 +141,12 @@ func (c *call) Informational(status int, header http.Header) error {
 		return nil
 	}
 	h := c.x.w.Header()
-	fields := relay.OutHeader(header, internal)
-	for name, values := range fields {
-		h[name] = values
-	}
+	final := maps.Clone(h)
+	clear(h)
+	maps.Copy(h, relay.OutHeader(header, internal))
 	c.x.w.WriteHeader(status)
-	for name := range fields {
-		delete(h, name)
-	}
+	clear(h)
+	maps.Copy(h, final)
 	return nil
 }
 

@@ -9,6 +9,6 @@
 //	  account   metrics and the access log, whatever happened
 //
 // It does not know what an upstream is: router hands out something that makes round trips. It opens no port, keeps no
-// connection and starts no goroutine that outlives a request. Package main puts Public in front of an http.Server and
-// lets Configure set that up. Every error that a client sees is written by package fault.
+// connection and starts no goroutine that outlives a request. Package main puts an http.Server in front of Public. Every
+// error that a client sees is written by package fault.
 package proxy

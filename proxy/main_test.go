@@ -2,9 +2,11 @@ package proxy
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"errors"
 	"io"
+	"log"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -64,12 +66,23 @@ func newWorld(t testing.TB, change func(*Options)) *world {
 	if w.p, err = NewPublic(opt); err != nil {
 		t.Fatal(err)
 	}
-	s := httptest.NewUnstartedServer(nil)
-	w.p.Configure(t.Context(), s.Config)
+	s := httptest.NewUnstartedServer(w.p)
+	s.Config.DisableGeneralOptionsHandler = true
+	s.Config.ErrorLog = log.New(noPanics{t}, "", 0)
 	s.Start()
 	t.Cleanup(s.Close)
 	w.addr = s.Listener.Addr().String()
 	return w
+}
+
+// noPanics fails the test when net/http reports a panic, which the client would only see as a closed connection.
+type noPanics struct{ t testing.TB }
+
+func (n noPanics) Write(b []byte) (int, error) {
+	if bytes.Contains(b, []byte("panic")) {
+		n.t.Errorf("%s", b)
+	}
+	return len(b), nil
 }
 
 // add makes a candidate for the endpoint of a function that opens connections.

@@ -1,12 +1,9 @@
 package proxy
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
-	"net/http"
 	"net/netip"
 	"strings"
 	"time"
@@ -17,13 +14,10 @@ import (
 	"piko/router"
 )
 
-// Defaults of Options and Configure.
+// Defaults of Options.
 const (
-	DefaultTimeout           = 30 * time.Second
-	DefaultProgressTimeout   = 5 * time.Minute
-	DefaultReadHeaderTimeout = 10 * time.Second
-	DefaultIdleTimeout       = 5 * time.Minute
-	DefaultMaxHeaderBytes    = 1 << 20
+	defaultTimeout         = 30 * time.Second
+	defaultProgressTimeout = 5 * time.Minute
 )
 
 // maxKept is how much of a request's body is kept so that it can be sent again.
@@ -69,13 +63,13 @@ func (o *Options) setDefaults() error {
 		return errors.New("proxy: no Lookup")
 	}
 	if o.Timeout == 0 {
-		o.Timeout = DefaultTimeout
+		o.Timeout = defaultTimeout
 	}
 	if o.ReadTimeout == 0 {
-		o.ReadTimeout = DefaultProgressTimeout
+		o.ReadTimeout = defaultProgressTimeout
 	}
 	if o.WriteTimeout == 0 {
-		o.WriteTimeout = DefaultProgressTimeout
+		o.WriteTimeout = defaultProgressTimeout
 	}
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
@@ -92,6 +86,10 @@ func (o *Options) setDefaults() error {
 }
 
 // Public is the handler for clients, which are not trusted. Any number of goroutines may use it.
+//
+// The http.Server in front of it needs DisableGeneralOptionsHandler, since `OPTIONS *` is the service's to answer, and
+// a ReadHeaderTimeout. Its ReadTimeout and WriteTimeout must be 0: they bound whole requests and responses. When its
+// BaseContext ends, all requests are cut, upgraded connections included.
 type Public struct {
 	// Static after construction.
 	forwarder
@@ -107,28 +105,4 @@ func NewPublic(opt Options) (*Public, error) {
 		return nil, err
 	}
 	return &Public{forwarder{opt: opt, metrics: m, budget: newBudget(time.Now())}}, nil
-}
-
-// Configure sets what a server in front of p needs, as far as it is not set yet: p as the handler, the limits for headers
-// and idle connections, and that `OPTIONS *` reaches p. ReadTimeout and WriteTimeout must stay 0: they would bound
-// whole requests and responses. ctx becomes the base of all requests' contexts; when it ends, they are cut.
-func (p *Public) Configure(ctx context.Context, s *http.Server) {
-	s.Handler = p
-	s.DisableGeneralOptionsHandler = true
-	if s.ReadHeaderTimeout == 0 {
-		s.ReadHeaderTimeout = DefaultReadHeaderTimeout
-	}
-	if s.IdleTimeout == 0 {
-		s.IdleTimeout = DefaultIdleTimeout
-	}
-	if s.MaxHeaderBytes == 0 {
-		s.MaxHeaderBytes = DefaultMaxHeaderBytes
-	}
-	if s.BaseContext == nil {
-		s.BaseContext = func(net.Listener) context.Context { return ctx }
-	}
-	if s.ErrorLog == nil {
-		// What a client did wrong below HTTP is its own business, and must not fill the log.
-		s.ErrorLog = slog.NewLogLogger(p.opt.Logger.Handler(), slog.LevelDebug)
-	}
 }

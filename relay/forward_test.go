@@ -3,11 +3,11 @@ package relay
 import (
 	"bufio"
 	"bytes"
-	"context"
 	"errors"
 	"flag"
 	"fmt"
 	"io"
+	"log"
 	"math/rand/v2"
 	"net"
 	"net/http"
@@ -27,11 +27,9 @@ func forwarder(p *Pool) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		ctx := httptrace.WithClientTrace(r.Context(), &httptrace.ClientTrace{
 			Got1xxResponse: func(code int, h textproto.MIMEHeader) error {
-				if code != 100 {
-					copyHeader(w.Header(), http.Header(h))
-					w.WriteHeader(code)
-					clear(w.Header())
-				}
+				copyHeader(w.Header(), http.Header(h))
+				w.WriteHeader(code)
+				clear(w.Header())
 				return nil
 			},
 		})
@@ -63,10 +61,20 @@ func forwarder(p *Pool) http.HandlerFunc {
 	}
 }
 
+// noPanics fails the test when net/http reports a panic, which the client would only see as a closed connection.
+type noPanics struct{ t testing.TB }
+
+func (n noPanics) Write(b []byte) (int, error) {
+	if bytes.Contains(b, []byte("panic")) {
+		n.t.Errorf("%s", b)
+	}
+	return len(b), nil
+}
+
 // front is a server with the handler; it returns its address.
 func front(t testing.TB, h http.Handler) string {
 	s := httptest.NewUnstartedServer(h)
-	s.Config.ErrorLog = nil
+	s.Config.ErrorLog = log.New(noPanics{t}, "", 0)
 	s.Start()
 	t.Cleanup(s.Close)
 	return s.Listener.Addr().String()
@@ -384,5 +392,3 @@ func TestProgressTimeout(t *testing.T) {
 		t.Error("the service took the body for whole")
 	}
 }
-
-var _ = context.Canceled

@@ -22,14 +22,17 @@ func hopByHop(name string) bool {
 }
 
 // noTrailer says which fields must not come as a trailer: those that frame, route or authenticate (RFC 9110, section
-// 6.5.1), and those that only piko sets.
+// 6.5.1), and those that a proxy sets, in any spelling.
 func noTrailer(name string) bool {
+	if strings.IndexByte(name, '_') >= 0 {
+		name = textproto.CanonicalMIMEHeaderKey(strings.ReplaceAll(name, "_", "-"))
+	}
 	switch name {
 	case "Content-Length", "Content-Encoding", "Content-Type", "Content-Range", "Host", "Expect", "Max-Forwards",
-		"Authorization", "Cookie", "Set-Cookie", "Cache-Control":
+		"Authorization", "Cookie", "Set-Cookie", "Cache-Control", "Forwarded", "X-Real-Ip", "X-Request-Id":
 		return true
 	}
-	return hopByHop(name) || strings.HasPrefix(name, "X-Piko-") || !validToken(name)
+	return hopByHop(name) || strings.HasPrefix(name, "X-Piko-") || strings.HasPrefix(name, "X-Forwarded-") || !validToken(name)
 }
 
 // OutHeader copies a request's header for the other side: without hop-by-hop fields, those that Connection names, and

@@ -163,12 +163,18 @@ func (x *exchange) readRaw() ([]byte, error) {
 	return raw, unexpected(err)
 }
 
-// informational passes a 1xx response on.
+// informational passes a 1xx response on, and a 100 before the body is read: net/http would say 100 itself then, in the
+// sender's goroutine, and must not say anything else in another at the same time. That is why the others are dropped
+// when the body was not waited for.
 func (x *exchange) informational() error {
+	if x.out.unasked.Load() {
+		return nil
+	}
+	err := x.tellInformational()
 	if x.head.status == http.StatusContinue {
 		x.out.proceed()
 	}
-	return x.tellInformational()
+	return err
 }
 
 // startBody makes the response's body ready.

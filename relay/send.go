@@ -24,6 +24,7 @@ const (
 // sender is the state of an exchange's request body.
 type sender struct {
 	complete atomic.Bool // the whole body was read
+	unasked  atomic.Bool // the service was silent, and the body is read without its 100
 
 	// go100 tells a body that waits for 100 Continue whether to go on. nil unless the request expects it. Static after
 	// construction.
@@ -168,6 +169,7 @@ func (x *exchange) wanted() bool {
 	case ok := <-x.out.go100:
 		return ok
 	case <-patience.C:
+		x.out.unasked.Store(true)
 		return true
 	}
 }

@@ -1,6 +1,7 @@
 package client
 
 import (
+	"context"
 	"errors"
 	"io"
 	"net"
@@ -117,7 +118,7 @@ func (s *oldServer) tunnel(t *testing.T) *oldTunnel {
 func (tun *oldTunnel) post(body string) (string, error) {
 	tr := &http.Transport{
 		DisableKeepAlives: true,
-		Dial:              func(string, string) (net.Conn, error) { return tun.sess.Open() },
+		DialContext:       func(context.Context, string, string) (net.Conn, error) { return tun.sess.Open() },
 	}
 	res, err := (&http.Client{Transport: tr, Timeout: 10 * time.Second}).Post("http://endpoint/", "text/plain", strings.NewReader(body))
 	if err != nil {

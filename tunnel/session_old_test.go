@@ -4,8 +4,8 @@ import (
 	"context"
 	"errors"
 	"io"
+	"net"
 	"net/http"
-	"net/url"
 	"runtime"
 	"testing"
 	"time"
@@ -75,7 +75,8 @@ func withOldAgent(t *testing.T, f func(t *testing.T, node *Session, agent *yamux
 		go srv.Serve(l)
 		defer srv.Close()
 		below := l.dial()
-		ws, _, err := websocket.NewClient(below, &url.URL{Scheme: "ws", Host: "node", Path: "/"}, nil, 4096, 4096)
+		dialer := websocket.Dialer{NetDialContext: func(context.Context, string, string) (net.Conn, error) { return below, nil }}
+		ws, _, err := dialer.Dial("ws://node/", nil)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -18,7 +18,6 @@ import (
 
 	"piko/client"
 	"piko/router"
-	"piko/tunnel"
 )
 
 func TestMain(m *testing.M) {
@@ -191,6 +190,3 @@ func do(u router.Upstream, method, body string) (string, error) {
 	b, err := io.ReadAll(res.Body)
 	return string(b), err
 }
-
-// session is the tunnel of a local upstream.
-func session(l *router.Local) *tunnel.Session { return l.Upstream().(*upstream).session() }

@@ -1,0 +1,155 @@
+package tunnel
+
+import "time"
+
+// Liveness: any byte from the peer is life. After idleBeforePing without one
+// it is sent a ping, and after pongWithin more it is dead. A peer that has sent
+// nothing at all since the handshake is asked sooner.
+const (
+	idleBeforePing     = 10 * time.Second
+	idleAfterHandshake = 5 * time.Second
+	pongWithin         = 5 * time.Second
+	lateCheck          = 1 * time.Second // later than this and it was us who slept
+
+	// earlyCheck is how much too early the wheel may be: it rounds down, so
+	// that a dead peer is gone within 15 s and not a tick later, and its ticks
+	// are not those of its epoch.
+	earlyCheck = 2 * wheelTick
+)
+
+// verdict is what is to be done about a peer.
+type verdict int
+
+const (
+	leaveAlone verdict = iota
+	sendPing
+	declareDead
+)
+
+// liveness decides, and does nothing. Its time is that of its caller.
+type liveness struct {
+	started time.Time
+	pinged  time.Time // the last time; zero: never
+	due     time.Time // when check is to be called next
+	queue   sendQueue // when the ping was sent, as far as known
+}
+
+// check says what to do at now, given when the last byte came, and sets due.
+// It tolerates a caller who comes a little early.
+func (l *liveness) check(now, lastRead time.Time) verdict {
+	if !l.waiting(lastRead) {
+		wait := idleBeforePing
+		if !lastRead.After(l.started) {
+			wait = idleAfterHandshake
+		}
+		if now.Sub(lastRead) < wait-earlyCheck {
+			l.due = lastRead.Add(wait)
+			return leaveAlone
+		}
+		return l.ping(now)
+	}
+	dead := l.pinged.Add(pongWithin)
+	switch {
+	case now.Before(dead.Add(-earlyCheck)):
+		l.due = dead
+		return leaveAlone
+	case now.Sub(l.due) > lateCheck:
+		// The machine slept or had no time for us: the answer may lie unread
+		// in the socket. The peer gets another chance.
+		return l.ping(now)
+	}
+	return declareDead
+}
+
+// waiting says that the last ping has not been answered.
+func (l *liveness) waiting(lastRead time.Time) bool {
+	return !l.pinged.IsZero() && lastRead.Before(l.pinged)
+}
+
+func (l *liveness) ping(now time.Time) verdict {
+	l.pinged, l.due = now, now.Add(pongWithin)
+	return sendPing
+}
+
+// watch starts the watch over the peer's life.
+func (s *Session) watch(now time.Time) {
+	s.mu.Lock()
+	s.life.started = now
+	s.life.due = now.Add(idleAfterHandshake)
+	due := s.life.due
+	if s.wheel == nil && s.err == nil {
+		s.timer = time.AfterFunc(due.Sub(now), s.onTimer)
+	}
+	s.mu.Unlock()
+	if s.wheel != nil {
+		s.wheel.add(s, due)
+	}
+}
+
+// onTimer is the session's own watch.
+func (s *Session) onTimer() {
+	now := time.Now()
+	due, ok := s.check(now)
+	if !ok {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.err == nil {
+		s.timer.Reset(max(due.Sub(now), wheelTick))
+	}
+}
+
+// Probe asks the peer for a sign of life now; it has 5 s. It is for a session
+// whose peer seems to have come back on another one.
+func (s *Session) Probe() {
+	now, lastRead := time.Now(), s.c.lastRead()
+	s.mu.Lock()
+	if s.err != nil || s.life.waiting(lastRead) {
+		s.mu.Unlock()
+		return
+	}
+	s.life.ping(now)
+	due := s.life.due
+	s.sendPing()
+	if s.timer != nil {
+		s.timer.Reset(pongWithin)
+	}
+	s.mu.Unlock()
+	if s.wheel != nil {
+		s.wheel.add(s, due)
+	}
+}
+
+// check does what liveness decides. It does not block; ok is false when the
+// session has ended.
+func (s *Session) check(now time.Time) (due time.Time, ok bool) {
+	lastRead := s.c.lastRead()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.err != nil {
+		return time.Time{}, false
+	}
+	switch s.life.check(now, lastRead) {
+	case sendPing:
+		s.sendPing()
+	case declareDead:
+		// The design's rule, that only received bytes are life, would end
+		// every large transfer over a link of less than 25 KB/s.
+		if q, ok := readSendQueue(s.c.nc); ok && stillSending(s.life.queue, q) {
+			s.life.ping(now)
+			s.sendPing()
+			break
+		}
+		s.wg.Go(func() { s.end(ErrDead) })
+		return time.Time{}, false
+	}
+	return s.life.due, true
+}
+
+// sendPing needs mu. It does not wait. An error needs no answer: the read loop
+// sees a broken connection, and liveness a stuck one.
+func (s *Session) sendPing() {
+	s.life.queue, _ = readSendQueue(s.c.nc)
+	_ = s.c.ping()
+}

@@ -71,6 +71,7 @@ func TestCarrierRefusesBadFrames(t *testing.T) {
 			if _, err := peer.Write(c.in); err != nil {
 				t.Fatal(err)
 			}
+			car.SetReadDeadline(time.Now().Add(5 * time.Second))
 			n, err := car.Read(make([]byte, 100))
 			bad, ok := errors.AsType[*ProtocolError](err)
 			if n != 0 || !ok || !strings.Contains(bad.Reason, c.reason) {

@@ -402,6 +402,53 @@ func TestCarrierPingThatFindsNoRoomEndsWriting(t *testing.T) {
 	})
 }
 
+func TestCarrierPingLeavesNoDeadline(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		near, far := memPair()
+		car := newCarrier(near, nil, false)
+		defer car.close(0, "")
+		car.ping()
+		time.Sleep(2 * controlTimeout)
+		if err := car.writeMessage(append(make([]byte, headroom), 'x')); err != nil {
+			t.Errorf("write long after a ping: %v", err)
+		}
+		peer := &carrierPeer{Conn: far}
+		if a, b := peer.frame(t), peer.frame(t); a.op != opPing || b.op != opBinary {
+			t.Errorf("the peer got op %d and %d", a.op, b.op)
+		}
+	})
+}
+
+// lingeringConn takes nothing until it is closed, and a second more to notice.
+type lingeringConn struct {
+	net.Conn
+	closed chan struct{}
+	left   bool
+}
+
+func (c *lingeringConn) Write([]byte) (int, error) {
+	<-c.closed
+	time.Sleep(time.Second)
+	c.left = true
+	return 0, net.ErrClosed
+}
+
+func (c *lingeringConn) Close() error                     { close(c.closed); return nil }
+func (c *lingeringConn) SetWriteDeadline(time.Time) error { return nil }
+
+func TestCarrierCloseWaitsForItsPing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		nc := &lingeringConn{closed: make(chan struct{})}
+		car := newCarrier(nc, nil, false)
+		car.ping()
+		synctest.Wait()
+		car.close(0, "")
+		if !nc.left {
+			t.Error("the ping's goroutine is still writing")
+		}
+	})
+}
+
 func TestCarrierCloseTellsThePeerWhy(t *testing.T) {
 	car, peer := newCarrierPeer(t, true)
 	car.close(closeGoingAway, strings.Repeat("r", 200))

@@ -310,6 +310,38 @@ func TestDialTLS(t *testing.T) {
 	}
 }
 
+// crypto/tls waits up to 5 s to say goodbye to a peer that reads nothing.
+func TestCloseOverTLSSaysGoodbyeOnlyToThoseWhoRead(t *testing.T) {
+	srv, accepted, roots, _ := tlsCarrierServer(t)
+	c, _, err := (&Dialer{URL: srv.URL, TLS: &tls.Config{RootCAs: roots}}).dialWebSocket(t.Context(), "/", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := <-accepted
+	near := &goodbyeConn{Conn: c.nc.(*tls.Conn).NetConn()}
+	silent := newCarrier(tlsOver{c.nc.(*tls.Conn), near}, nil, true)
+	silent.close(0, "")
+	if !near.closed {
+		t.Error("the connection under TLS was not closed first")
+	}
+	server.close(0, "")
+}
+
+// tlsOver is a TLS connection over another one than it says.
+type tlsOver struct {
+	*tls.Conn
+	under *goodbyeConn
+}
+
+func (c tlsOver) NetConn() net.Conn { return c.under }
+
+type goodbyeConn struct {
+	net.Conn
+	closed bool
+}
+
+func (c *goodbyeConn) Close() error { c.closed = true; return c.Conn.Close() }
+
 func TestCloseIsBoundedOverTLS(t *testing.T) {
 	srv, accepted, roots, _ := tlsCarrierServer(t)
 	c, _, err := (&Dialer{URL: srv.URL, TLS: &tls.Config{RootCAs: roots}}).dialWebSocket(t.Context(), "/", nil)

@@ -38,3 +38,18 @@ func TestTuneSocketAlsoUnderTLS(t *testing.T) {
 	}
 	tuneSocket(&memConn{}) // and nothing happens
 }
+
+func TestBothSidesTuneTheirSockets(t *testing.T) {
+	url, accepted := carrierServer(t, Reply{})
+	for name, c := range map[string]*carrier{"client": dialCarrier(t, url), "server": <-accepted} {
+		raw, err := c.nc.(*net.TCPConn).SyscallConn()
+		if err != nil {
+			t.Fatal(err)
+		}
+		raw.Control(func(fd uintptr) {
+			if got, err := unix.GetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_NOTSENT_LOWAT); got != notSentLowat || err != nil {
+				t.Errorf("%s: TCP_NOTSENT_LOWAT is %d, %v", name, got, err)
+			}
+		})
+	}
+}

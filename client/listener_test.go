@@ -174,7 +174,9 @@ func TestWhatListenGivesUpOn(t *testing.T) {
 		{"403 of ours", refusal(fault.Forbidden), false, true, fault.Forbidden},
 		{"403 of a load balancer", page(403, "blocked"), false, false, ""},
 		{"404", page(404, "no such page"), false, false, ""},
-		{"301", func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "/elsewhere", http.StatusMovedPermanently) }, false, false, ""},
+		{"301", func(w http.ResponseWriter, r *http.Request) {
+			http.Redirect(w, r, "/elsewhere", http.StatusMovedPermanently)
+		}, false, false, ""},
 		{"503 of ours", refusal(fault.Draining), false, false, fault.Draining},
 		{"502 of a load balancer", page(502, "<html><title>502 Bad Gateway</title></html>"), false, false, ""},
 		{"200", page(200, "hello"), false, false, ""},

@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -242,10 +243,5 @@ func (s *states) add(st State) {
 func (s *states) has(f func(State) bool) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for _, st := range s.all {
-		if f(st) {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(s.all, f)
 }

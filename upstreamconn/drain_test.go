@@ -320,3 +320,21 @@ func TestClientsMeetNodesInAnyOrder(t *testing.T) {
 		t.Errorf("connect to a node that drains: %v", err)
 	}
 }
+
+func TestTunnelThatIsUsedUpIsRenewed(t *testing.T) {
+	n := startNode(t, nil)
+	begun, release := make(chan struct{}), make(chan struct{})
+	startAgent(t, n.url, "endpoint", slow(begun, release))
+	l := n.waitFor(t, "endpoint", 1)[0]
+	result := inFlight(t, l, begun)
+	l.Upstream().(*upstream).renew()
+	l.Upstream().(*upstream).renew()
+	n.waitFor(t, "endpoint", 0)
+	close(release)
+	if err := <-result; err != nil {
+		t.Errorf("the request in flight: %v", err)
+	}
+	if again := n.waitFor(t, "endpoint", 1)[0]; again == l {
+		t.Error("the tunnel is the old one")
+	}
+}

@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/http"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"piko/fault"
@@ -18,6 +19,10 @@ import (
 // none of many streams before this one.
 const openTime = 2 * time.Second
 
+// renewTime is how long streams may go on in a tunnel that has no stream ids
+// left.
+const renewTime = 10 * time.Second
+
 // upstream is one tunnel, as the router knows it. There may be very many of
 // them, most of them idle: what only a busy one needs is made when it is.
 type upstream struct {
@@ -27,13 +32,16 @@ type upstream struct {
 	local    *router.Local
 	since    time.Time
 
+	// pool is nil until the first request. Set with mu held; read without, for
+	// every request.
+	pool atomic.Pointer[relay.Pool]
+
 	older, newer *upstream // of the same instance. Guarded by server.registry.mu
 
 	// Guarded by mu. The table's own lock is the only one taken under it.
 	mu      sync.Mutex
 	sess    *tunnel.Session // nil until Accept has returned; then static
 	remove  func()          // takes it out of the table; nil when it is not in there
-	pool    *relay.Pool     // nil until the first request
 	opening int             // Opens under way
 	leaving bool            // opens no stream any more
 	drained bool            // tell the peer when the last Open is through
@@ -63,9 +71,12 @@ func (u *upstream) options() tunnel.Options {
 
 // RoundTrip sends a request over a stream that is kept for the next one.
 func (u *upstream) RoundTrip(req *http.Request) (*http.Response, error) {
-	pool, err := u.usePool()
-	if err != nil {
-		return nil, err
+	pool := u.pool.Load()
+	if pool == nil {
+		var err error
+		if pool, err = u.makePool(); err != nil {
+			return nil, err
+		}
 	}
 	u.server.metrics.requests.Inc()
 	return pool.RoundTrip(req)
@@ -77,17 +88,19 @@ func (u *upstream) Open(ctx context.Context) (net.Conn, error) {
 	return u.dial(ctx)
 }
 
-// usePool returns the pool, which is made by the first request.
-func (u *upstream) usePool() (*relay.Pool, error) {
+// makePool makes the pool for the first request.
+func (u *upstream) makePool() (*relay.Pool, error) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	if u.leaving {
 		return nil, errLeaving
 	}
-	if u.pool == nil {
-		u.pool = &relay.Pool{Dial: u.dial, Fresh: u.fresh}
+	pool := u.pool.Load()
+	if pool == nil {
+		pool = &relay.Pool{Dial: u.dial, Fresh: u.fresh}
+		u.pool.Store(pool)
 	}
-	return u.pool, nil
+	return pool, nil
 }
 
 // fresh says which requests must not meet a stream that the peer may be about
@@ -126,6 +139,8 @@ func (u *upstream) dial(ctx context.Context) (net.Conn, error) {
 		return nil, context.Cause(ctx)
 	case errors.Is(err, tunnel.ErrTooManyStreams):
 		return nil, fault.New(fault.Overloaded, err)
+	case errors.Is(err, tunnel.ErrExhausted):
+		u.renew()
 	}
 	return nil, fault.New(fault.UpstreamUnreachable, err)
 }
@@ -169,7 +184,7 @@ func (u *upstream) onGoAway(code uint32) {
 func (u *upstream) leave() {
 	u.mu.Lock()
 	u.leaving = true
-	remove, pool := u.remove, u.pool
+	remove, pool := u.remove, u.pool.Load()
 	u.remove = nil
 	u.mu.Unlock()
 	if remove != nil {
@@ -216,6 +231,39 @@ func (u *upstream) supersede() {
 	if sess := older.session(); sess != nil {
 		sess.Probe()
 	}
+}
+
+// renew ends a tunnel that is used up, when its last stream has ended or at the
+// latest after renewTime: the upstream will open a new one.
+func (u *upstream) renew() {
+	u.mu.Lock()
+	again := u.leaving
+	u.leaving = true
+	u.mu.Unlock()
+	if again {
+		return
+	}
+	u.server.log.Info("upstream has to reconnect: its tunnel is used up", "endpoint", u.instance.endpoint, "instance", u.instance.id)
+	u.leave()
+	go u.endWhenQuiet()
+}
+
+// endWhenQuiet closes the tunnel. It ends with the session at the latest.
+func (u *upstream) endWhenQuiet() {
+	late := time.NewTimer(renewTime)
+	defer late.Stop()
+	look := time.NewTicker(quietPoll)
+	defer look.Stop()
+	for waiting := true; waiting && u.sess.NumStreams() > 0; {
+		select {
+		case <-look.C:
+		case <-late.C:
+			waiting = false
+		case <-u.sess.Done():
+			return
+		}
+	}
+	_ = u.sess.CloseWithGoAway(tunnel.CodeReconnect)
 }
 
 // session is nil until Accept has returned.

@@ -13,7 +13,7 @@ import (
 	"github.com/gorilla/websocket"
 )
 
-// curl runs curl quietly, with a limit of 30 s, and the given arguments.
+// curl runs curl quietly, with a limit of 60 s, and the given arguments.
 func curl(t testing.TB, args ...string) result {
 	t.Helper()
 	return curlFrom(t, nil, args...)
@@ -22,7 +22,7 @@ func curl(t testing.TB, args ...string) result {
 // curlFrom is curl with a standard input.
 func curlFrom(t testing.TB, stdin io.Reader, args ...string) result {
 	t.Helper()
-	return run(t, 100*time.Second, stdin, tool(t, "curl"), append([]string{"--silent", "--show-error", "--noproxy", "*"}, args...)...)
+	return run(t, 60*time.Second, stdin, tool(t, "curl"), append([]string{"--silent", "--show-error", "--noproxy", "*"}, args...)...)
 }
 
 // wantCurl runs curl and wants exit status 0 and this output.

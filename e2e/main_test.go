@@ -25,6 +25,9 @@ import (
 // pikoBinary is the path of the program under test; set once by TestMain, then only read.
 var pikoBinary string
 
+// raceEnv, set to 1, makes the program under test be built with the race detector.
+const raceEnv = "PIKO_E2E_RACE"
+
 // serveEnv makes the test binary be a service on the given address instead of running tests,
 // for a test that has to kill its service.
 const serveEnv = "PIKO_E2E_SERVE"
@@ -50,7 +53,7 @@ func testBinary(t testing.TB) string {
 }
 
 // buildAndRun builds the program and runs the tests. PIKO_E2E_BINARY names a program that is
-// already built; PIKO_E2E_RACE=1 builds with the race detector.
+// already built; raceEnv builds with the race detector.
 func buildAndRun(m *testing.M) int {
 	dir, err := os.MkdirTemp("", "piko-e2e-")
 	if err != nil {
@@ -62,7 +65,7 @@ func buildAndRun(m *testing.M) int {
 	if pikoBinary = os.Getenv("PIKO_E2E_BINARY"); pikoBinary == "" {
 		pikoBinary = filepath.Join(dir, "piko")
 		args := []string{"build", "-o", pikoBinary}
-		if os.Getenv("PIKO_E2E_RACE") == "1" {
+		if os.Getenv(raceEnv) == "1" {
 			args = append(args, "-race")
 		}
 		build := exec.Command("go", append(args, "..")...)

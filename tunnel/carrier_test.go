@@ -129,6 +129,9 @@ func TestCarrierAnswersCloseWithItsCode(t *testing.T) {
 	if err := car.writeMessage(make([]byte, headroom+1)); !errors.Is(err, io.EOF) {
 		t.Errorf("write after the peer's close frame: %v, want one that says so", err)
 	}
+	if !car.sendClose(closeNormal, "", nil) {
+		t.Error("the close frame that was sent counts as none: TLS would be cut off")
+	}
 	car.close(closeGoingAway, "late")
 	if f := peer.frame(t); f.op != opClose || !f.masked || string(f.payload) != "\x03\xf4" {
 		t.Errorf("answered with op %d %q, want the code 1012 back", f.op, f.payload)

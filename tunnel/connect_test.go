@@ -95,6 +95,16 @@ func TestDialThroughHTTPProxyThatRefuses(t *testing.T) {
 	}
 }
 
+func TestDialThroughAProxyThatTalksTooEarly(t *testing.T) {
+	via := rawServer(t, func(nc net.Conn, _ *http.Request) {
+		io.WriteString(nc, "HTTP/1.1 200 OK\r\n\r\nHTTP/1.1 101 Switching Protocols\r\n")
+	})
+	_, err := (&Dialer{URL: "http://piko.invalid", ProxyURL: via}).Dial(t.Context(), "e")
+	if err == nil || !strings.Contains(err.Error(), "before it was spoken to") {
+		t.Errorf("Dial: %v, want it to refuse an answer from before its question", err)
+	}
+}
+
 func TestDialThroughHTTPSProxy(t *testing.T) {
 	server, accepted := carrierServer(t, Reply{})
 	handler, asked := forwardProxy(t, false)

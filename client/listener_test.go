@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -309,6 +310,49 @@ func TestShutdownEndsWhatIsUnderWay(t *testing.T) {
 	}
 	if _, err := ln.Accept(); !errors.Is(err, net.ErrClosed) {
 		t.Errorf("accept after shutdown: %v", err)
+	}
+}
+
+// Until the server has said which stream was its last, there may come another.
+func TestShutdownServesWhatComesBeforeDrained(t *testing.T) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	drain := make(chan struct{})
+	sessions := make(chan *tunnel.Session, 1)
+	srv := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		opt := tunnel.Options{Events: tunnel.Events{Drain: func(tunnel.DrainMessage) { close(drain) }}}
+		sess, err := tunnel.Accept(w, r, tunnel.Reply{Features: []string{tunnel.FeatureControl}}, opt)
+		if err != nil {
+			t.Error(err)
+		}
+		sessions <- sess
+	})}
+	var wg sync.WaitGroup
+	wg.Go(func() { srv.Serve(ln) })
+	defer wg.Wait()
+	defer srv.Close()
+	l := serve(t, &Client{URL: "http://" + ln.Addr().String()}, "endpoint", echo)
+	sess := <-sessions
+	defer sess.Close()
+	stopped := make(chan error, 1)
+	go func() { stopped <- l.Shutdown(t.Context()) }()
+	<-drain
+	<-time.After(200 * time.Millisecond) // a busy server; nothing tells that a client waits
+	st, err := sess.Open(t.Context())
+	if err != nil {
+		t.Fatalf("open before drained: %v", err)
+	}
+	defer st.Close()
+	sess.Drained(sess.LastStreamID())
+	io.WriteString(st, "POST / HTTP/1.0\r\nContent-Length: 5\r\n\r\nhello")
+	if got, err := io.ReadAll(st); err != nil || !strings.HasSuffix(string(got), "hello") {
+		t.Errorf("read %q, %v", got, err)
+	}
+	st.Close()
+	if err := <-stopped; err != nil {
+		t.Error(err)
 	}
 }
 

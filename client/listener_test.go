@@ -338,7 +338,11 @@ func TestShutdownServesWhatComesBeforeDrained(t *testing.T) {
 	defer sess.Close()
 	stopped := make(chan error, 1)
 	go func() { stopped <- l.Shutdown(t.Context()) }()
-	<-drain
+	select {
+	case <-drain:
+	case <-sess.Done():
+		t.Fatalf("the tunnel ended before the server was asked: %v", sess.Err())
+	}
 	<-time.After(200 * time.Millisecond) // a busy server; nothing tells that a client waits
 	st, err := sess.Open(t.Context())
 	if err != nil {

@@ -1,0 +1,169 @@
+package upstreamconn
+
+import (
+	"errors"
+	"time"
+
+	"piko/tunnel"
+)
+
+// onDrain: the peer wants no new streams.
+func (u *upstream) onDrain(m tunnel.DrainMessage) {
+	u.server.log.Info("upstream drains", "endpoint", u.instance.endpoint, "instance", u.instance.id, "reason", m.Reason)
+	u.leave()
+	u.mu.Lock()
+	u.drained = true
+	tell := u.sess != nil && u.opening == 0
+	u.mu.Unlock()
+	if tell {
+		u.sayDrained()
+	}
+}
+
+// onGoAway: a peer without control wants no new streams.
+func (u *upstream) onGoAway(code uint32) {
+	u.server.log.Info("upstream goes away", "endpoint", u.instance.endpoint, "instance", u.instance.id, "code", code)
+	u.leave()
+}
+
+// leave takes the upstream out of the table and closes its idle streams. What
+// is under way goes on. It does no harm to say it again.
+func (u *upstream) leave() {
+	u.mu.Lock()
+	u.leaving = true
+	remove, pool := u.remove, u.pool.Load()
+	u.remove = nil
+	u.mu.Unlock()
+	if remove != nil {
+		remove()
+	}
+	if pool != nil {
+		pool.Close()
+	}
+	u.server.registry.leave(u)
+}
+
+// join puts the upstream into the table, unless it is leaving already: the
+// session has been running for a moment.
+func (u *upstream) join(sess *tunnel.Session) {
+	u.logConnect(sess)
+	u.mu.Lock()
+	u.sess = sess
+	leaving, ended := u.leaving, u.ended
+	tell := u.drained && u.opening == 0
+	if !leaving {
+		u.remove = u.server.Table.Add(u.instance.endpoint, u.local)
+	}
+	u.mu.Unlock()
+	switch {
+	case ended != nil:
+		u.gone(ended)
+	case leaving:
+		u.server.registry.leave(u)
+		if tell {
+			u.sayDrained()
+		}
+	default:
+		u.supersede()
+	}
+}
+
+// supersede asks the tunnel that the same instance had before for a sign of
+// life.
+func (u *upstream) supersede() {
+	older := u.server.registry.supersede(u)
+	if older == nil {
+		return
+	}
+	if sess := older.session(); sess != nil {
+		sess.Probe()
+	}
+}
+
+// renew ends a tunnel that is used up, when its last stream has ended or at the
+// latest after renewTime: the upstream will open a new one.
+func (u *upstream) renew() {
+	u.mu.Lock()
+	again := u.leaving
+	u.leaving = true
+	u.mu.Unlock()
+	if again {
+		return
+	}
+	u.server.log.Info("upstream has to reconnect: its tunnel is used up", "endpoint", u.instance.endpoint, "instance", u.instance.id)
+	u.leave()
+	go u.endWhenQuiet()
+}
+
+// endWhenQuiet closes the tunnel. It ends with the session at the latest.
+func (u *upstream) endWhenQuiet() {
+	late := time.NewTimer(renewTime)
+	defer late.Stop()
+	look := time.NewTicker(quietPoll)
+	defer look.Stop()
+	for waiting := true; waiting && u.sess.NumStreams() > 0; {
+		select {
+		case <-look.C:
+		case <-late.C:
+			waiting = false
+		case <-u.sess.Done():
+			return
+		}
+	}
+	_ = u.sess.CloseWithGoAway(tunnel.CodeReconnect)
+}
+
+// session is nil until Accept has returned.
+func (u *upstream) session() *tunnel.Session {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return u.sess
+}
+
+// settled says that no stream is about to be opened, and none will.
+func (u *upstream) settled() bool {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return u.leaving && u.opening == 0
+}
+
+// onClosed: the session has ended.
+func (u *upstream) onClosed(err error) {
+	u.leave()
+	u.mu.Lock()
+	u.ended = err
+	joined := u.sess != nil
+	u.mu.Unlock()
+	if joined {
+		u.gone(err)
+	}
+}
+
+// gone is called once, when the session has both begun and ended.
+func (u *upstream) gone(err error) {
+	u.server.registry.leave(u)
+	u.server.metrics.disconnects.WithLabelValues(disconnectLabel(err)).Inc()
+	u.logDisconnect(err)
+	// The session's goroutines are about to end; this one waits for them, and
+	// Close of the server for this one.
+	go func() {
+		_ = u.sess.Close()
+		u.server.registry.forget(u)
+	}()
+}
+
+func (u *upstream) logConnect(sess *tunnel.Session) {
+	peer := sess.Peer()
+	u.server.log.Info("upstream connected", "endpoint", u.instance.endpoint, "remote", sess.RemoteAddr().String(),
+		"instance", peer.Instance, "protocol", peer.Protocol, "features", peer.Features)
+}
+
+// logDisconnect warns of what nobody intended.
+func (u *upstream) logDisconnect(err error) {
+	log := u.server.log.Warn
+	if errors.Is(err, tunnel.ErrClosedByPeer) || errors.Is(err, tunnel.ErrClosedByUs) {
+		log = u.server.log.Info
+	}
+	log("upstream disconnected", "endpoint", u.instance.endpoint, "remote", u.sess.RemoteAddr().String(),
+		"instance", u.instance.id, "duration", time.Since(u.since), "reason", err.Error())
+}

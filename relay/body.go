@@ -136,6 +136,8 @@ func (x *exchange) waiting() bool {
 	switch {
 	case x.ended != nil:
 		return true
+	case x.head.framing == byLength && x.left == 0:
+		return true
 	case x.head.framing != byChunks:
 		return x.c.buffered() > 0
 	case x.left == 0:

@@ -4,14 +4,14 @@ import (
 	"errors"
 	"io"
 	"net/http"
-	"strings"
 )
 
 // CopyResponse writes res to the client: the end-to-end fields of its header over what w.Header() has, its body, its
-// trailers, announced or not. Nothing is added: where the service gave no Content-Type, none is made up. It flushes
-// when the length is unknown (chunked, SSE, until close), whenever the service has nothing more for now; a response
-// without a body is never flushed, so that gRPC's trailers-only responses stay one piece. It closes res.Body and
-// returns the bytes of body that were written.
+// trailers, announced or not. Nothing is added: where the service gave no Content-Type, none is made up. Whenever the
+// service has nothing more for now, what came is flushed, also when the length is known: a client is to see what a
+// service that pauses has said, and that a response which dies half-way has begun. A response without a body is never
+// flushed, so that gRPC's trailers-only responses stay one piece. It closes res.Body and returns the bytes of body that
+// were written.
 //
 // Once committed is true the client has a part of the response, and an error must end in panic(http.ErrAbortHandler),
 // or it takes that part for the whole. The error is a *ClientError if the client could not be written to; otherwise
@@ -73,18 +73,16 @@ func copyBody(w http.ResponseWriter, res *http.Response) (int64, error) {
 			return int64(n), clientError(err)
 		}
 	}
-	streamed := res.ContentLength < 0 || strings.HasPrefix(res.Header.Get("Content-Type"), "text/event-stream")
-	if streamed && !(ours && x.waiting()) {
-		if err := flush(w); err != nil { // the client may act on the head alone
-			return 0, err
+	flushIfIdle := func() error {
+		if ours && x.waiting() {
+			return nil
 		}
+		return flush(w)
 	}
-	return copyPieces(w, res.Body, func() error {
-		if streamed && !(ours && x.waiting()) {
-			return flush(w)
-		}
-		return nil
-	})
+	if err := flushIfIdle(); err != nil { // the client may act on the head alone
+		return 0, err
+	}
+	return copyPieces(w, res.Body, flushIfIdle)
 }
 
 // copyPieces copies a body and calls between after each piece but the last. A body that keeps filling the buffer gets a

@@ -57,7 +57,8 @@ func TestLikeReverseProxy(t *testing.T) {
 			tr := &http.Transport{DisableCompression: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) { return p.Dial(ctx) }}
 			defer tr.CloseIdleConnections()
 			theirs := conversation(t, front(t, &httputil.ReverseProxy{
-				Transport: tr,
+				Transport:     tr,
+				FlushInterval: -1, // as we do: what there is of a body that breaks off is seen
 				Rewrite: func(pr *httputil.ProxyRequest) {
 					pr.SetURL(&url.URL{Scheme: "http", Host: "service"})
 					pr.Out.Host = pr.In.Host

@@ -207,6 +207,51 @@ func TestUnreadBodyIsNoRequest(t *testing.T) {
 	}
 }
 
+// Both directions go on at the same time, piece by piece.
+func TestForwardedDuplex(t *testing.T) {
+	p := service(t, func(w http.ResponseWriter, r *http.Request) {
+		rc := http.NewResponseController(w)
+		rc.EnableFullDuplex()
+		buf := make([]byte, 100)
+		for {
+			n, err := r.Body.Read(buf)
+			w.Write(buf[:n])
+			rc.Flush()
+			if err != nil {
+				return
+			}
+		}
+	})
+	addr := front(t, forwarder(p))
+	c, err := net.Dial("tcp", addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	c.SetDeadline(time.Now().Add(5 * time.Second))
+	io.WriteString(c, "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n")
+	var body io.Reader
+	buf := make([]byte, 100)
+	for i := range 10 {
+		fmt.Fprintf(c, "2\r\n%02d\r\n", i)
+		if body == nil {
+			res, err := http.ReadResponse(bufio.NewReader(c), nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			body = res.Body
+		}
+		if n, err := body.Read(buf); string(buf[:n]) != fmt.Sprintf("%02d", i) || err != nil {
+			t.Fatalf("message %d: got %q, %v", i, buf[:n], err)
+		}
+	}
+	io.WriteString(c, "0\r\n\r\n")
+	if _, err := body.Read(buf); err != io.EOF {
+		t.Errorf("at the end: %v", err)
+	}
+	wantIdle(t, p, 1)
+}
+
 // The end of a response must reach a client that still holds its request open.
 func TestServiceEndsFirst(t *testing.T) {
 	p := service(t, func(w http.ResponseWriter, r *http.Request) {
@@ -280,15 +325,26 @@ func TestClientGoesAway(t *testing.T) {
 	wantIdle(t, p, 0)
 }
 
-// Every event of a stream comes through when it was sent, chunk by chunk.
+// Every part of a response comes through when it was sent, chunk by chunk, also where its length is known: a service
+// may pause within any body.
 func TestStreamingIsNotHeldBack(t *testing.T) {
-	next := make(chan struct{})
-	p := rawService(t, func(c net.Conn, r *bufio.Reader) {
-		http.ReadRequest(r)
-		for _, piece := range []string{
+	for name, pieces := range map[string][]string{
+		"chunked": {
 			"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n",
 			"3\r\none\r\n", "3\r\ntwo\r\n5", "\r\nthree\r\n4\r\n", "four", "\r\n0\r\n\r\n",
-		} {
+		},
+		"known length": {"HTTP/1.1 200 OK\r\nContent-Length: 15\r\n\r\n", "one", "two", "three", "four", ""},
+	} {
+		t.Run(name, func(t *testing.T) { testNotHeldBack(t, pieces) })
+	}
+}
+
+func testNotHeldBack(t *testing.T, pieces []string) {
+	next := make(chan struct{})
+	defer close(next)
+	p := rawService(t, func(c net.Conn, r *bufio.Reader) {
+		http.ReadRequest(r)
+		for _, piece := range pieces {
 			<-next
 			io.WriteString(c, piece)
 		}
@@ -310,7 +366,7 @@ func TestStreamingIsNotHeldBack(t *testing.T) {
 	for _, want := range []string{"one", "two", "three", "four", ""} {
 		next <- struct{}{}
 		n, err := res.Body.Read(buf)
-		if string(buf[:n]) != want || err != nil && (err != io.EOF || want != "") {
+		if end := want == "four" || want == ""; string(buf[:n]) != want || err != nil && (err != io.EOF || !end) {
 			t.Fatalf("got %q and %v, want %q", buf[:n], err, want)
 		}
 	}

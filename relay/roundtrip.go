@@ -179,7 +179,11 @@ func (x *exchange) informational() error {
 
 // startBody makes the response's body ready.
 func (x *exchange) startBody() {
-	x.out.halt()
+	if x.head.status < 300 {
+		x.out.proceed() // it may read while it answers
+	} else {
+		x.out.halt()
+	}
 	x.left = x.head.length
 	if !x.head.keepAlive || x.head.framing == untilClose || x.req.Close {
 		x.setUnfit()

@@ -46,7 +46,7 @@ type muxConn interface {
 type muxOptions struct {
 	window      int // what the peer may send on a stream unread, at least 256 KiB
 	maxStreams  int // streams at once; 0 means 4096
-	maxBuffered int // memory for unread bytes over all streams; 0 means 64 MiB
+	maxBuffered int // memory for unread bytes over all streams; 0 means 256 MiB
 	// allowPeerStreams is how many streams the peer may open: at a node in all,
 	// at an upstream how many it has not accepted yet.
 	allowPeerStreams int
@@ -100,7 +100,7 @@ func newMux(c muxConn, node bool, opt muxOptions) *mux {
 		opt.maxStreams = 4096
 	}
 	if opt.maxBuffered <= 0 {
-		opt.maxBuffered = 64 << 20
+		opt.maxBuffered = maxBuffered
 	}
 	opt.window = max(opt.window, initialWindow)
 	m := &mux{c: c, node: node, opt: opt, done: make(chan struct{}), nextID: 1}

@@ -18,8 +18,9 @@ const (
 	plainWindow = 256 << 10
 
 	// maxBuffered is what a session may hold of bytes that nobody has read
-	// yet, over all its streams.
-	maxBuffered = 64 << 20
+	// yet, over all its streams: 512 slow downloads with a full window. The
+	// stream that would go over it is reset.
+	maxBuffered = 256 << 20
 
 	// upstreamBacklog is how many streams a node may have opened that the
 	// upstream has not accepted yet, as in default yamux.

@@ -63,13 +63,24 @@ func (c *carrier) writeFrame(op byte, b []byte) error {
 		key = &k
 	}
 	start := putHeader(b, op, key)
-	_, err := c.nc.Write(b[start:])
-	if err != nil {
-		// Part of a frame may be out: the next one would be read as its rest.
-		c.endWrite(err)
+	n, err := c.nc.Write(b[start:])
+	if err == nil {
+		return nil
+	}
+	// Part of a frame may be out: the next one would be read as its rest.
+	c.endWrite(err)
+	if n > 0 {
+		return &partlySentError{err}
 	}
 	return err
 }
+
+// partlySentError is a write that broke when some of the message was out. The
+// peer may act on what it got.
+type partlySentError struct{ err error }
+
+func (e *partlySentError) Error() string { return e.err.Error() }
+func (e *partlySentError) Unwrap() error { return e.err }
 
 // endWrite makes all further writing fail; wlock is held.
 func (c *carrier) endWrite(err error) {

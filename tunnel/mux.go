@@ -34,8 +34,8 @@ const (
 
 // A muxConn carries a mux. One goroutine reads; writeMessage, of b[headroom:],
 // is called by one goroutine at a time, may use b's headroom, and may change
-// what it has sent. close may be called by anyone at any time, and makes the
-// other two return.
+// what it has sent; it fails with a *partlySentError if some of it is out.
+// close may be called by anyone at any time, and makes the other two return.
 type muxConn interface {
 	io.Reader
 	writeMessage(b []byte) error

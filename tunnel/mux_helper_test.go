@@ -161,6 +161,21 @@ func (c *brokenWriter) writeMessage(b []byte) error {
 	return c.bareConn.writeMessage(b)
 }
 
+// breakingConn takes room more bytes, once told so, and then breaks.
+type breakingConn struct {
+	net.Conn
+	breaks atomic.Bool
+	room   atomic.Int64
+}
+
+func (c *breakingConn) Write(p []byte) (int, error) {
+	if !c.breaks.Load() {
+		return c.Conn.Write(p)
+	}
+	n, _ := c.Conn.Write(p[:min(len(p), int(c.room.Swap(0)))])
+	return n, io.ErrShortWrite
+}
+
 // gatedConn is a connection whose peer says nothing, and takes a message only
 // when told to.
 type gatedConn struct {

@@ -151,8 +151,9 @@ func (o *outbox) hasRoom(s *Stream, n int) bool {
 }
 
 // writeOwn writes the caller's bytes, in the message that offer gave it, and
-// then for others. It returns an error if the caller's bytes did not get out.
-func (o *outbox) writeOwn(buf *sendBuffer, id uint32, p []byte) error {
+// then for others. It returns an error if the caller's bytes did not get out,
+// and whether some of them may have.
+func (o *outbox) writeOwn(buf *sendBuffer, id uint32, p []byte) (out bool, err error) {
 	if buf == nil {
 		buf = getSendBuffer(dataSize(len(p)))
 	} else {
@@ -176,8 +177,8 @@ func (o *outbox) crowded() bool {
 // writeAll writes the pending message, once goroutines that are ready to run
 // have added to it. Measured with 64 streams that exchange 13 bytes: 0.7 µs for
 // each exchange instead of 2.8, because one system call serves many of them.
-// It returns an error if the caller's bytes did not get out.
-func (o *outbox) writeAll() error {
+// It returns what writeOwn does.
+func (o *outbox) writeAll() (out bool, err error) {
 	runtime.Gosched()
 	o.mu.Lock()
 	if o.pending() > o.before {
@@ -189,7 +190,7 @@ func (o *outbox) writeAll() error {
 	o.mu.Unlock()
 	wakeWriters(served)
 	if buf == nil { // the session has ended meanwhile
-		return o.failure()
+		return false, o.failure()
 	}
 	return o.flush(buf, flushTurns)
 }
@@ -265,6 +266,6 @@ func (o *outbox) flushKicked() {
 	o.mu.Unlock()
 	wakeWriters(served)
 	if buf != nil {
-		_ = o.flush(buf, 0) // it wrote for others, who are told by o.err
+		_, _ = o.flush(buf, 0) // it wrote for others, who are told by o.err
 	}
 }

@@ -1,11 +1,15 @@
 package tunnel
 
-import "fmt"
+import (
+	"errors"
+	"fmt"
+)
 
 // flush writes buf, and then what others have appended meanwhile, until nothing
 // is left or turns messages are written; 0 is no limit. The state is flushing,
-// and the caller's. It returns an error if buf could not be written.
-func (o *outbox) flush(buf *sendBuffer, turns int) error {
+// and the caller's. It returns an error if buf could not be written, and
+// whether some of it is out: who was told that nothing is sends it elsewhere.
+func (o *outbox) flush(buf *sendBuffer, turns int) (out bool, err error) {
 	for turn := 1; ; turn++ {
 		err := o.c.writeMessage(buf.b)
 		buf.free()
@@ -14,11 +18,12 @@ func (o *outbox) flush(buf *sendBuffer, turns int) error {
 			o.confirm() // also when the session has ended meanwhile
 		}
 		if err != nil || o.err != nil {
-			err = o.stop(err)
-			if turn > 1 {
-				return nil
+			why := o.stop(err)
+			if err == nil || turn > 1 {
+				return true, nil
 			}
-			return err
+			_, out = errors.AsType[*partlySentError](err)
+			return out, why
 		}
 		if o.buf != nil {
 			o.crowd = crowdMemory
@@ -27,12 +32,12 @@ func (o *outbox) flush(buf *sendBuffer, turns int) error {
 			o.state = flushIdle
 			o.kick()
 			o.mu.Unlock()
-			return nil
+			return true, nil
 		}
 		var served *Stream
 		if buf, served = o.take(); buf == nil {
 			o.mu.Unlock()
-			return nil
+			return true, nil
 		}
 		o.mu.Unlock()
 		wakeWriters(served)

@@ -3,6 +3,7 @@ package tunnel
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"io"
 	"slices"
 	"testing"
@@ -29,6 +30,50 @@ func TestMuxFailingWriteEndsTheSession(t *testing.T) {
 			t.Errorf("ended after %v, want %v", d, brokenTime)
 		}
 	})
+}
+
+// Whoever repeats a request elsewhere because a Write took none of it must be
+// right: a POST that the peer has seen must not be sent twice.
+func TestMuxWriteSaysWhatMayHaveLeft(t *testing.T) {
+	t.Run("the session ends while the message is being sent", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			c := &gatedConn{messages: make(chan []byte)}
+			m := startMux(t, c, true, muxOptions{})
+			s := mustOpen(t, m)
+			synctest.Wait()
+			c.next() // its SYN
+			synctest.Wait()
+			go func() {
+				synctest.Wait() // the write is in the system call
+				m.fail(ErrClosedByPeer)
+				c.next()
+			}()
+			if n, err := s.Write([]byte("POST")); n != 4 || err != nil {
+				t.Errorf("a write whose bytes are out took %d: %v", n, err)
+			}
+			if n, err := s.Write([]byte("more")); n != 0 || !errors.Is(err, ErrClosedByPeer) {
+				t.Errorf("the next write took %d: %v", n, err)
+			}
+		})
+	})
+	for _, room := range []int{0, 1, 20} {
+		t.Run(fmt.Sprintf("the connection breaks behind %d bytes", room), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				a, b := memPair()
+				nc := &breakingConn{Conn: a}
+				node := startMux(t, newCarrier(nc, nil, false), true, muxOptions{})
+				up := startMux(t, newCarrier(b, nil, true), false, muxOptions{})
+				x, _ := streamPair(t, node, up)
+				synctest.Wait()
+				nc.room.Store(int64(room))
+				nc.breaks.Store(true)
+				n, err := x.Write([]byte("POST"))
+				if err == nil || (n > 0) != (room > 0) {
+					t.Errorf("a write that broke behind %d bytes took %d: %v", room, n, err)
+				}
+			})
+		})
+	}
 }
 
 func TestMuxJoinsHeaderAndBodyAndWhatIsWrittenMeanwhile(t *testing.T) {

@@ -82,8 +82,8 @@ func (s *Stream) unlinkFirst() {
 }
 
 // Write writes p. It waits while the peer's window is used up or the tunnel's
-// send buffer is full, and returns how much of p was taken. It allocates
-// nothing.
+// send buffer is full, and returns how much of p was taken; of what was not,
+// nothing has reached the peer. It allocates nothing.
 func (s *Stream) Write(p []byte) (n int, err error) {
 	s.wmu.Lock()
 	defer s.wmu.Unlock()
@@ -117,16 +117,18 @@ func (s *Stream) writeSome(p []byte) (int, error) {
 	switch result {
 	case offerWrite:
 		s.mu.Unlock()
-		if err := s.m.out.writeOwn(buf, s.id, p[:n]); err != nil {
-			return 0, err
+		out, err := s.m.out.writeOwn(buf, s.id, p[:n])
+		if !out {
+			n = 0
 		}
-		return n, nil
+		return n, err
 	case offerYield:
 		s.mu.Unlock()
-		if err := s.m.out.writeAll(); err != nil {
-			return 0, err
+		out, err := s.m.out.writeAll()
+		if !out {
+			n = 0
 		}
-		return n, nil
+		return n, err
 	case offerQueued:
 		return s.waitForRoom(n)
 	case offerFailed:

@@ -256,6 +256,98 @@ func TestPassiveEjection(t *testing.T) {
 	}
 }
 
+// chosen reports whether a candidate is chosen at all beside a healthy one.
+func (w *world) chosen(endpoint string, l *router.Local) bool {
+	for i := range uint64(100) {
+		if w.table.Lookup(endpoint).Pick(time.Now(), i*0x9e3779b97f4a7c15, nil).Local == l {
+			return true
+		}
+	}
+	return false
+}
+
+// A client that goes away before or within a response says nothing about the upstream; one that breaks off does.
+func TestWhoIsToBlame(t *testing.T) {
+	w := newWorld(t, nil)
+	served := make(chan struct{}, 1)
+	l := w.serve("e", func(w http.ResponseWriter, r *http.Request) {
+		served <- struct{}{}
+		switch r.URL.Path {
+		case "/wait":
+			<-r.Context().Done()
+		case "/endless":
+			for r.Context().Err() == nil {
+				w.Write(make([]byte, 32<<10))
+			}
+		case "/half":
+			w.Header().Set("Content-Length", "10")
+			io.WriteString(w, "half")
+			http.NewResponseController(w).Flush()
+			panic(http.ErrAbortHandler)
+		}
+	})
+	for path, blamed := range map[string]bool{"/wait": false, "/endless": false, "/half": true} {
+		l.Succeeded()
+		other := w.add("e", noDial)
+		other.SetDraining(true) // so that requests go to l
+		c, err := net.Dial("tcp", w.addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		io.WriteString(c, "GET "+path+" HTTP/1.1\r\nHost: e.x\r\n\r\n")
+		<-served
+		if path == "/half" {
+			res, err := http.ReadResponse(bufio.NewReader(c), nil)
+			if err == nil {
+				_, err = io.ReadAll(res.Body)
+			}
+			if err == nil {
+				t.Error("the client took half an answer for a whole one")
+			}
+		}
+		<-time.After(5 * time.Millisecond)
+		c.Close()
+		eventually(t, idle(l))
+		other.SetDraining(false)
+		if w.chosen("e", l) == blamed {
+			t.Errorf("%s: upstream blamed: %v, want %v", path, !blamed, blamed)
+		}
+	}
+}
+
+// Running out of time is final: another upstream would start the wait again.
+func TestTimeoutIsFinal(t *testing.T) {
+	w := newWorld(t, func(o *Options) { o.Timeout = 20 * time.Millisecond })
+	var n atomic.Int32
+	for range 3 {
+		w.serve("e", func(_ http.ResponseWriter, r *http.Request) {
+			n.Add(1)
+			<-r.Context().Done()
+		})
+	}
+	if status, _, _ := w.do("GET", "/", nil); status != 504 || n.Load() != 1 {
+		t.Errorf("got %d after %d attempts", status, n.Load())
+	}
+}
+
+// A request that is out after its response has begun is not waited for.
+func TestNoTimeoutBehindAnEarlyResponse(t *testing.T) {
+	w := newWorld(t, func(o *Options) { o.Timeout = 20 * time.Millisecond })
+	w.serve("e", func(w http.ResponseWriter, r *http.Request) {
+		rc := http.NewResponseController(w)
+		rc.EnableFullDuplex()
+		rc.Flush()
+		io.Copy(io.Discard, r.Body)
+		<-time.After(100 * time.Millisecond)
+		io.WriteString(w, "whole")
+	})
+	in, out := io.Pipe()
+	time.AfterFunc(30*time.Millisecond, func() { out.Close() })
+	if status, body, _ := w.do("POST", "/", in); status != 200 || body != "whole" {
+		t.Errorf("got %d %q", status, body)
+	}
+}
+
 // The time that an upstream has begins with the last byte of the request.
 func TestTimeoutStartsBehindTheRequest(t *testing.T) {
 	w := newWorld(t, func(o *Options) { o.Timeout = 150 * time.Millisecond })

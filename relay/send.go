@@ -264,9 +264,6 @@ func (x *exchange) endSending(buf *[]byte) {
 		_ = x.req.Body.Close()
 	}
 	x.mu.Lock()
-	if x.cause != nil || x.writeErr != nil {
-		x.unfit = true
-	}
 	err := x.writeErr
 	x.mu.Unlock()
 	x.tellWroteRequest(err)

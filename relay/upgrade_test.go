@@ -165,3 +165,30 @@ func TestUpgradeBulk(t *testing.T) {
 	}
 	wantIdle(t, p, 0)
 }
+
+// The new protocol begins behind the whole request, however early a service switches.
+func TestSwitchWaitsForTheRequest(t *testing.T) {
+	p, ends := upgrader(t)
+	in, out := io.Pipe()
+	req := upgradeRequest(t)
+	req.Method, req.Body, req.ContentLength = "POST", in, -1
+	sent := make(chan struct{})
+	go func() {
+		<-ends // 101 was sent
+		<-time.After(20 * time.Millisecond)
+		close(sent)
+		io.WriteString(out, "hello")
+		out.Close()
+	}()
+	res, err := p.RoundTrip(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case <-sent:
+	default:
+		t.Error("the connection was handed over before the request was out")
+	}
+	res.Body.Close()
+	close(ends)
+}

@@ -48,7 +48,7 @@ func (u *upstream) leave() {
 func (u *upstream) join(sess *tunnel.Session) {
 	u.logConnect(sess)
 	u.mu.Lock()
-	u.sess = sess
+	u.sess, u.name = sess, sess.RemoteAddr().String()
 	leaving, ended := u.leaving, u.ended
 	tell := u.drained && u.opening == 0
 	if !leaving {

@@ -41,6 +41,7 @@ type upstream struct {
 	// Guarded by mu. The table's own lock is the only one taken under it.
 	mu      sync.Mutex
 	sess    *tunnel.Session // nil until Accept has returned; then static
+	name    string          // set with sess
 	remove  func()          // takes it out of the table; nil when it is not in there
 	opening int             // Opens under way
 	leaving bool            // opens no stream any more
@@ -68,6 +69,10 @@ func (u *upstream) options() tunnel.Options {
 		},
 	}
 }
+
+// String is the address of the tunnel's other end, for the access log: the
+// lines about connects and disconnects have it too.
+func (u *upstream) String() string { return u.name }
 
 // RoundTrip sends a request over a stream that is kept for the next one.
 func (u *upstream) RoundTrip(req *http.Request) (*http.Response, error) {

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/netip"
 	"strings"
 	"testing"
 	"time"
@@ -69,6 +70,8 @@ func TestEveryServerKey(t *testing.T) {
 # comments and empty sections are fine
 proxy:
   bind_addr: 127.0.0.1:1000
+  domain: [Example.com., tunnels.example.org]
+  trusted_proxies: [10.0.0.0/8, "2001:db8::1"]
   timeout: 1m
   access_log:
     level: debug
@@ -101,6 +104,8 @@ shutdown_delay: 5s
 	}
 	want := defaultServerConfig()
 	want.Proxy.BindAddr, want.Proxy.Timeout = "127.0.0.1:1000", time.Minute
+	want.Proxy.Domain = []domain{"example.com", "tunnels.example.org"}
+	want.Proxy.TrustedProxies = []ipPrefix{{netip.MustParsePrefix("10.0.0.0/8")}, {netip.MustParsePrefix("2001:db8::1/128")}}
 	want.Proxy.AccessLog = accessLogConfig{Level: "debug", Disable: true}
 	want.Proxy.AccessLog.RequestHeaders.AllowList = []string{"a", "b,c"}
 	want.Proxy.AccessLog.ResponseHeaders.BlockList = []string{"d"}
@@ -126,11 +131,14 @@ func TestMistakesInAFileNameLineKeyValueAndRemedy(t *testing.T) {
 		{"misspelt key", "proxy:\n  bind_adr: :9000\n", []string{":2: unknown key proxy.bind_adr", `":9000"`, "did you mean proxy.bind_addr?"}},
 		{"dash for underscore", "proxy:\n  bind-addr: :9000\n", []string{":2: unknown key proxy.bind-addr", "did you mean proxy.bind_addr?"}},
 		{"key in the wrong section", "\n\nadmin:\n  grace_period: 1s\n", []string{":4: unknown key admin.grace_period", "did you mean grace_period?"}},
-		{"key of nothing", "proxy:\n  colour: blue\n", []string{":2: unknown key proxy.colour", `"blue"`, "access_log, bind_addr, http, timeout"}},
+		{"key of nothing", "proxy:\n  colour: blue\n", []string{":2: unknown key proxy.colour", `"blue"`, "access_log, bind_addr, domain, http, timeout, trusted_proxies"}},
 		{"section of nothing", "tracing:\n  endpoint: x\n", []string{":1: unknown key tracing", "admin, cluster, grace_period, log, proxy, shutdown_delay, upstream"}},
 		{"secret under an unknown key", "proxy:\n  api_token: hunter2\n", []string{"proxy.api_token"}},
 		{"duration without a unit", "proxy:\n  timeout: 10\n", []string{":2: proxy.timeout: ", `"10" has no unit; write 10s`}},
 		{"wrong address", "proxy:\n  bind_addr: 8000\n", []string{":2: proxy.bind_addr: ", "write :8000"}},
+		{"host bits in a prefix", "proxy:\n  trusted_proxies: [10.0.0.1/8]\n", []string{":2: proxy.trusted_proxies: ", `"10.0.0.1/8"`, "write 10.0.0.0/8"}},
+		{"name for a prefix", "proxy:\n  trusted_proxies: [proxy.example.com]\n", []string{":2: proxy.trusted_proxies: ", "10.0.0.0/8"}},
+		{"URL for a domain", "proxy:\n  domain: [https://example.com]\n", []string{"proxy.domain", "https://example.com", "example.com"}},
 		{"wrong word", "log:\n  level: loud\n", []string{":2: log.level: ", `"loud" is not one of debug, info, warn, error`}},
 		{"wrong truth", "proxy:\n  access_log:\n    disable: perhaps\n", []string{":3: proxy.access_log.disable: ", `"perhaps"`}},
 		{"list for a value", "proxy:\n  bind_addr: [a]\n", []string{":2: proxy.bind_addr: ", "a list where one value"}},

@@ -136,6 +136,12 @@ func (s *server) proxyOptions(log *slog.Logger, registry prometheus.Registerer) 
 	if s.cfg.AccessOut != nil && !cfg.AccessLog.Disable {
 		opt.AccessLog = accesslog.New(s.cfg.AccessOut, cfg.AccessLog.accessLog(), s.cfg.Log.accessOptions(log, "proxy.access"))
 	}
+	for _, d := range cfg.Domain {
+		opt.Domains = append(opt.Domains, string(d))
+	}
+	for _, p := range cfg.TrustedProxies {
+		opt.TrustedProxies = append(opt.TrustedProxies, p.Prefix)
+	}
 	return opt
 }
 

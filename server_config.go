@@ -30,10 +30,12 @@ type serverConfig struct {
 
 // proxyConfig is the proxy.* section.
 type proxyConfig struct {
-	BindAddr  bindAddr        `default:":8000" help:"Address to listen on for clients."`
-	Timeout   time.Duration   `default:"30s" help:"How long a service may take from the last byte of a request to the first of its response; then the client gets 504. Never ends a response that has begun, an upgraded connection or gRPC. 0s is no limit."`
-	AccessLog accessLogConfig `embed:"" prefix:"access-log." group:"Access log"`
-	HTTP      proxyHTTPConfig `embed:"" prefix:"http."`
+	BindAddr       bindAddr        `default:":8000" help:"Address to listen on for clients."`
+	Domain         []domain        `placeholder:"DOMAIN" help:"Route by host only direct subdomains of this domain: with example.com, my-endpoint.example.com is for my-endpoint, and other hosts get 400 unless the request has x-piko-endpoint. May be repeated. When not given, the first label of any host is an endpoint."`
+	TrustedProxies []ipPrefix      `placeholder:"CIDR" help:"Addresses of proxies in front of this port, such as 10.0.0.0/8: what they say in X-Forwarded-* and Forwarded is kept, and their own address appended. What others say is replaced. May be repeated."`
+	Timeout        time.Duration   `default:"30s" help:"How long a service may take from the last byte of a request to the first of its response; then the client gets 504. Never ends a response that has begun, an upgraded connection or gRPC. 0s is no limit."`
+	AccessLog      accessLogConfig `embed:"" prefix:"access-log." group:"Access log"`
+	HTTP           proxyHTTPConfig `embed:"" prefix:"http."`
 }
 
 // proxyHTTPConfig is the proxy.http.* section.

@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -219,14 +220,17 @@ func TestAccessLogTellsEachRequest(t *testing.T) {
 		var got struct {
 			Msg, Subsystem string
 			Request        struct {
-				Path, Endpoint, Node string
-				Status               int
+				Path, Endpoint, Node, Upstream string
+				Status                         int
 			}
 		}
 		if err := json.Unmarshal([]byte(line), &got); err != nil {
 			t.Fatalf("a line of the log is not JSON: %v: %s", err, line)
 		}
 		if got.Msg == "request" {
+			if net.ParseIP(hostOf(got.Request.Upstream)) == nil {
+				t.Errorf("the upstream is %q, want the address of its tunnel", got.Request.Upstream)
+			}
 			if got.Subsystem != "proxy.access" || got.Request.Path != "/here" || got.Request.Endpoint != "my-endpoint" || got.Request.Node != "n1" || got.Request.Status != 200 {
 				t.Errorf("got %s", line)
 			}
@@ -234,6 +238,40 @@ func TestAccessLogTellsEachRequest(t *testing.T) {
 		}
 	}
 	t.Error("the access log has no request")
+}
+
+func hostOf(hostport string) string {
+	host, _, _ := net.SplitHostPort(hostport)
+	return host
+}
+
+func TestRoutingByHostCanBeRestrictedToDomains(t *testing.T) {
+	n := startNode(t, func(cfg *serverConfig) { cfg.Proxy.Domain = []domain{"tunnels.example.com"} })
+	startAgent(t, n, "my-endpoint", testService(t).URL)
+	for host, want := range map[string]int{"my-endpoint.tunnels.example.com": 200, "my-endpoint.example.com": 400} {
+		if status, _, _ := get(t, newClient(t), "http://"+n.ProxyAddr().String()+"/", "Host", host); status != want {
+			t.Errorf("Host %s: %d, want %d", host, status, want)
+		}
+	}
+}
+
+func TestForwardedHeadersAreBelievedOnlyOfTrustedProxies(t *testing.T) {
+	forwarded := func(set func(*serverConfig)) string {
+		n := startNode(t, set)
+		s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			io.WriteString(w, r.Header.Get("X-Forwarded-For"))
+		}))
+		t.Cleanup(s.Close)
+		startAgent(t, n, "my-endpoint", s.URL)
+		_, body, _ := get(t, newClient(t), "http://"+n.ProxyAddr().String()+"/", "x-piko-endpoint", "my-endpoint", "X-Forwarded-For", "192.0.2.1")
+		return body
+	}
+	if got := forwarded(nil); got != "127.0.0.1" {
+		t.Errorf("of a stranger: %q", got)
+	}
+	if got := forwarded(func(cfg *serverConfig) { cfg.Proxy.TrustedProxies = []ipPrefix{{netip.MustParsePrefix("127.0.0.0/8")}} }); got != "192.0.2.1, 127.0.0.1" {
+		t.Errorf("of a trusted proxy: %q", got)
+	}
 }
 
 func TestNewServerWithAPortInUseLeavesNothingOpen(t *testing.T) {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 	"net"
+	"net/netip"
 	"net/url"
 	"reflect"
 	"slices"
@@ -89,6 +90,41 @@ func (id *nodeID) UnmarshalText(text []byte) error {
 
 func isIDByte(c rune) bool {
 	return c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || strings.ContainsRune(".-_", c)
+}
+
+// domain is one below which endpoints are names, in lower case.
+type domain string
+
+// UnmarshalText accepts a host name; a dot at its end changes nothing.
+func (d *domain) UnmarshalText(text []byte) error {
+	name := strings.ToLower(strings.TrimSuffix(string(text), "."))
+	for label := range strings.SplitSeq(name, ".") {
+		if label == "" || strings.ContainsFunc(label, func(c rune) bool { return !isIDByte(c) }) {
+			return fmt.Errorf("%q is not a domain; write it like example.com, without scheme, port or *", text)
+		}
+	}
+	*d = domain(name)
+	return nil
+}
+
+// ipPrefix is a range of addresses.
+type ipPrefix struct{ netip.Prefix }
+
+// UnmarshalText accepts CIDR notation, or one address.
+func (p *ipPrefix) UnmarshalText(text []byte) error {
+	if addr, err := netip.ParseAddr(string(text)); err == nil && addr.Zone() == "" {
+		p.Prefix = netip.PrefixFrom(addr, addr.BitLen())
+		return nil
+	}
+	prefix, err := netip.ParsePrefix(string(text))
+	switch {
+	case err != nil:
+		return fmt.Errorf("%q is not a range of addresses; write it like 10.0.0.0/8, 2001:db8::/32 or 10.0.0.5", text)
+	case prefix != prefix.Masked():
+		return fmt.Errorf("%q is an address within a range; write %s for all of it", text, prefix.Masked())
+	}
+	p.Prefix = prefix
+	return nil
 }
 
 // serverURL is where a piko server is: http, https, ws or wss.

@@ -22,29 +22,38 @@ import (
 // "piko" is Public before a handler that is what the agent's does; "reverseproxy" is httputil.ReverseProxy twice, with all
 // that makes it fast. "direct" has none, so that what client and service cost can be subtracted.
 func BenchmarkProxy(b *testing.B) {
-	for _, size := range []int{13, 1 << 20} {
-		clients := 64
-		if size > 1<<10 {
-			clients = 8
-		}
+	for _, work := range []struct {
+		name, method  string
+		size, clients int
+	}{{"GET-13B", "GET", 13, 64}, {"GET-1MiB", "GET", 1 << 20, 8}, {"POST-64KiB", "POST", 64 << 10, 16}} {
 		for _, kind := range []struct {
 			name  string
 			start func(b *testing.B, service string) string
 		}{{"direct", direct}, {"piko", pikoChain}, {"piko-1", pikoOnce}, {"reverseproxy", reverseChain}, {"reverseproxy-1", reverseOnce}} {
-			b.Run(strconv.Itoa(size)+"B/"+kind.name, func(b *testing.B) {
-				addr := kind.start(b, origin(b, size))
-				load(b, addr, clients, size)
+			b.Run(work.name+"/"+kind.name, func(b *testing.B) {
+				load(b, kind.start(b, origin(b, work.size)), work.clients, newAsker(work.method, work.size))
 			})
 		}
 	}
 }
 
-// origin is a service that answers with size bytes.
+// origin is a service that answers with size bytes, or with the body that it got.
 func origin(b *testing.B, size int) string {
 	payload := make([]byte, size)
 	length := []string{strconv.Itoa(size)}
 	return listen(b, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header()["Content-Length"] = length
+		if r.Method == "POST" {
+			body := buffers.Get().(*[]byte)
+			defer buffers.Put(body)
+			for all := (*body)[:0]; ; {
+				n, err := r.Body.Read(all[len(all):cap(all)])
+				if all = all[:len(all)+n]; err != nil {
+					w.Write(all)
+					return
+				}
+			}
+		}
 		w.Write(payload)
 	}))
 }
@@ -113,13 +122,16 @@ func reverseOnce(b *testing.B, service string) string {
 
 type bufferPool struct{}
 
-var buffers = sync.Pool{New: func() any { b := make([]byte, 32<<10); return &b }}
+var (
+	copyBuffers = sync.Pool{New: func() any { b := make([]byte, 32<<10); return &b }}
+	buffers     = sync.Pool{New: func() any { b := make([]byte, 65<<10); return &b }}
+)
 
-func (bufferPool) Get() []byte  { return *buffers.Get().(*[]byte) }
-func (bufferPool) Put(b []byte) { buffers.Put(&b) }
+func (bufferPool) Get() []byte  { return *copyBuffers.Get().(*[]byte) }
+func (bufferPool) Put(b []byte) { copyBuffers.Put(&b) }
 
 // load sends b.N requests from so many clients, which cost as little as clients can.
-func load(b *testing.B, addr string, clients, size int) {
+func load(b *testing.B, addr string, clients int, a asker) {
 	var left atomic.Int64
 	var wg sync.WaitGroup
 	conns := make([]net.Conn, clients)
@@ -137,7 +149,7 @@ func load(b *testing.B, addr string, clients, size int) {
 			wg.Go(func() {
 				r := bufio.NewReaderSize(c, 64<<10)
 				for left.Add(-1) >= 0 {
-					if err := ask(c, r, size); err != nil {
+					if err := a.ask(c, r); err != nil {
 						b.Error(err)
 						return
 					}
@@ -148,7 +160,7 @@ func load(b *testing.B, addr string, clients, size int) {
 	}
 	run() // warm
 	b.ReportAllocs()
-	b.SetBytes(int64(size))
+	b.SetBytes(int64(a.size))
 	left.Store(int64(b.N))
 	cpu := cpuTime()
 	b.ResetTimer()
@@ -157,10 +169,23 @@ func load(b *testing.B, addr string, clients, size int) {
 	b.ReportMetric(float64((cpuTime()-cpu).Microseconds())/float64(b.N), "cpu-µs/op")
 }
 
-const request = "GET /path?query HTTP/1.1\r\nHost: e.example.com\r\nUser-Agent: curl/8.0\r\nAccept: */*\r\nX-Piko-Endpoint: e\r\n\r\n"
+// asker is a client's request and the size of its answer.
+type asker struct {
+	request []byte
+	size    int
+}
 
-func ask(c net.Conn, r *bufio.Reader, size int) error {
-	if _, err := io.WriteString(c, request); err != nil {
+func newAsker(method string, size int) asker {
+	head := method + " /path?query HTTP/1.1\r\nHost: e.example.com\r\nUser-Agent: curl/8.0\r\nAccept: */*\r\nX-Piko-Endpoint: e\r\n"
+	if method != "POST" {
+		return asker{[]byte(head + "\r\n"), size}
+	}
+	head += "Content-Length: " + strconv.Itoa(size) + "\r\n\r\n"
+	return asker{append([]byte(head), make([]byte, size)...), size}
+}
+
+func (a asker) ask(c net.Conn, r *bufio.Reader) error {
+	if _, err := c.Write(a.request); err != nil {
 		return err
 	}
 	for {
@@ -172,6 +197,6 @@ func ask(c net.Conn, r *bufio.Reader, size int) error {
 			break
 		}
 	}
-	_, err := r.Discard(size)
+	_, err := r.Discard(a.size)
 	return err
 }

@@ -26,6 +26,7 @@ type call struct {
 	cause    error // why it has ended
 	done     chan struct{}
 	aborter  relay.Aborter
+	senders  int // attempts whose request is not out yet
 	alarm    *alarm
 	answered bool // the final response has come, or nobody waits for it
 }
@@ -102,6 +103,8 @@ func (c *call) timedOut() bool {
 func (c *call) Watch(a relay.Aborter) {
 	c.mu.Lock()
 	c.aborter = a
+	c.senders++
+	c.clearAlarm() // of the attempt before
 	cause := c.cause
 	c.mu.Unlock()
 	if cause != nil {
@@ -109,11 +112,13 @@ func (c *call) Watch(a relay.Aborter) {
 	}
 }
 
-// WroteRequest starts the time that an upstream has for its answer. It may be called late.
+// WroteRequest starts the time that an upstream has for its answer. It may be called late: the sender of an attempt that
+// is over finds that out when the client sends more, and the next attempt may have a long body to send by then.
 func (c *call) WroteRequest(error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.limit >= 0 && c.alarm == nil && !c.answered {
+	c.senders--
+	if c.senders == 0 && c.limit >= 0 && c.alarm == nil && !c.answered {
 		c.alarm = setAlarm(c, c.limit)
 	}
 }
@@ -123,6 +128,11 @@ func (c *call) answer() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.answered = true
+	c.clearAlarm()
+}
+
+// clearAlarm wants mu.
+func (c *call) clearAlarm() {
 	if c.alarm != nil {
 		c.alarm.clear()
 		c.alarm = nil

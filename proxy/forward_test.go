@@ -280,8 +280,7 @@ func TestWhoIsToBlame(t *testing.T) {
 				w.Write(make([]byte, 32<<10))
 			}
 		case "/half":
-			w.Header().Set("Content-Length", "10")
-			io.WriteString(w, "half")
+			io.WriteString(w, "half") // in chunks: without the abort they would look whole
 			http.NewResponseController(w).Flush()
 			panic(http.ErrAbortHandler)
 		}
@@ -319,14 +318,24 @@ func TestWhoIsToBlame(t *testing.T) {
 func TestTimeoutIsFinal(t *testing.T) {
 	w := newWorld(t, func(o *Options) { o.Timeout = 20 * time.Millisecond })
 	var n atomic.Int32
+	var all []*router.Local
 	for range 3 {
-		w.serve("e", func(_ http.ResponseWriter, r *http.Request) {
+		all = append(all, w.serve("e", func(_ http.ResponseWriter, r *http.Request) {
 			n.Add(1)
 			<-r.Context().Done()
-		})
+		}))
 	}
 	if status, _, _ := w.do("GET", "/", nil); status != 504 || n.Load() != 1 {
 		t.Errorf("got %d after %d attempts", status, n.Load())
+	}
+	blamed := 0
+	for _, l := range all {
+		if !w.chosen("e", l) {
+			blamed++
+		}
+	}
+	if blamed != 1 {
+		t.Errorf("%d upstreams were blamed", blamed)
 	}
 }
 

@@ -15,7 +15,7 @@ type Watcher interface {
 	// Watch is called when an exchange begins, and replaces the one before. Aborting an exchange that is over does
 	// nothing.
 	Watch(Aborter)
-	// WroteRequest is called when the request is out, or will not be, by any goroutine.
+	// WroteRequest is called when the request is out, or will not be, by any goroutine; once for each Watch.
 	WroteRequest(err error)
 	// Informational is called for each 1xx response but 101. An error ends the exchange.
 	Informational(status int, header http.Header) error

@@ -3,9 +3,9 @@
 package e2e
 
 import (
-	"bufio"
 	"encoding/json"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"os"
@@ -149,19 +149,26 @@ func TestTrailersBothWays(t *testing.T) {
 	}
 }
 
-func TestServerSentEventsComeAtOnce(t *testing.T) {
+// TestFirstBytesComeAtOnce wants what a service has said to be with the client, also when it
+// will say more, and also when it has said how much.
+func TestFirstBytesComeAtOnce(t *testing.T) {
 	t.Parallel()
 	s, o := startServer(t), startOrigin(t, "origin")
 	s.agent(t, "e", o.addr)
-	c := dialRaw(t, s.proxy)
-	c.send("GET /sse?n=2&every=20s HTTP/1.1\r\nHost: h\r\n" + to("e") + "\r\n\r\n")
-	c.SetReadDeadline(time.Now().Add(5 * time.Second)) // the second event is not what is waited for
-	res, err := http.ReadResponse(c.r, nil)
-	if err != nil {
-		t.Fatalf("read response: %v", err)
-	}
-	if line, err := bufio.NewReader(res.Body).ReadString('\n'); line != "id: 0\n" {
-		t.Errorf("the first event begins %q, %v", line, err)
+	for target, want := range map[string]string{"/sse?n=2&every=15s": "id: 0\n", "/slow-body?d=15s": "first half"} {
+		c := dialRaw(t, s.proxy)
+		c.send("GET " + target + " HTTP/1.1\r\nHost: h\r\n" + to("e") + "\r\n\r\n")
+		c.SetReadDeadline(time.Now().Add(5 * time.Second)) // what comes later is not waited for
+		res, err := http.ReadResponse(c.r, nil)
+		if err != nil {
+			t.Errorf("%s: read response: %v", target, err)
+			continue
+		}
+		got := make([]byte, len(want))
+		if _, err := io.ReadFull(res.Body, got); string(got) != want {
+			t.Errorf("%s begins with %q, %v, want %q", target, got, err, want)
+		}
+		c.Close()
 	}
 }
 

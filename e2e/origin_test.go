@@ -161,6 +161,7 @@ func (o *origin) slow(w http.ResponseWriter, r *http.Request) {
 
 // slowBody sends a header and one half at once and the other half after ?d.
 func (o *origin) slowBody(w http.ResponseWriter, r *http.Request) {
+	w.Header().Set("Content-Length", "20")
 	io.WriteString(w, "first half")
 	http.NewResponseController(w).Flush()
 	if o.pause(r, r.FormValue("d")) {

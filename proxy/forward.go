@@ -103,6 +103,10 @@ func (x *exchange) prepare(target string) {
 	x.call.begin(x, limit)
 	x.url = url.URL{Scheme: "http", Host: x.r.Host, Opaque: target}
 	x.outHeader = x.f.outHeader(x.r)
+	if x.upgrade == "" && x.outHeader["Upgrade"] != nil { // HTTP/1.0 has no upgrades
+		delete(x.outHeader, "Upgrade")
+		delete(x.outHeader, "Connection")
+	}
 	x.body = relay.TakeBody(x.w, x.r, relay.BodyOptions{Keep: maxKept, Progress: x.readProgress()})
 }
 

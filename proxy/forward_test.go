@@ -241,18 +241,14 @@ func TestPassiveEjection(t *testing.T) {
 	if n.Load() < 5 {
 		t.Errorf("an upstream got %d of 40 requests after clients had misbehaved", n.Load())
 	}
-	broken := w.add("f", noDial)
+	var dials atomic.Int32
+	broken := w.add("f", func(context.Context) (net.Conn, error) { dials.Add(1); return nil, errDial })
 	w.serve("f", func(w http.ResponseWriter, r *http.Request) {})
-	tried := 0
-	for range 200 {
-		route := w.table.Lookup("f")
-		if route.Pick(time.Now(), uint64(tried)*0x9e3779b97f4a7c15, nil).Local == broken {
-			tried++
-		}
+	for dials.Load() == 0 {
 		w.do("GET", "/", nil, "X-Piko-Endpoint", "f")
 	}
-	if tried > 100 {
-		t.Errorf("a broken upstream was the choice %d times of 200", tried)
+	if w.chosen("f", broken) {
+		t.Error("an upstream that just failed is chosen")
 	}
 }
 
@@ -701,6 +697,18 @@ func TestLookupIsRepeated(t *testing.T) {
 	})
 	if status, body, _ := w.do("POST", "/", nil); status != 200 || body != "back" {
 		t.Errorf("got %d %q", status, body)
+	}
+}
+
+// RFC 9110, section 7.8: a client of HTTP/1.0 cannot upgrade, and would take the 101 for the answer.
+func TestHTTP10CannotUpgrade(t *testing.T) {
+	w := newWorld(t, nil)
+	w.serve("e", func(w http.ResponseWriter, r *http.Request) {
+		ok(w, fmt.Sprintf("%q %q", r.Header["Connection"], r.Header["Upgrade"]))
+	})
+	got := w.talk("GET / HTTP/1.0\r\nHost: e.x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
+	if !strings.HasSuffix(got, "\r\n\r\n[] []") {
+		t.Errorf("the service was asked to upgrade: %q", got)
 	}
 }
 

@@ -81,7 +81,7 @@ func (f *forwarder) outHeader(r *http.Request) http.Header {
 		}
 		set(0, headerFor, ip)
 	}
-	if h[headerHost] == nil {
+	if h[headerHost] == nil && r.Host != "" {
 		set(1, headerHost, r.Host)
 	}
 	if h[headerProto] == nil {

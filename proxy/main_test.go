@@ -24,7 +24,7 @@ import (
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // eventually fails the test with the last error if f has not succeeded within 5 s.
-func eventually(t *testing.T, f func() error) {
+func eventually(t testing.TB, f func() error) {
 	t.Helper()
 	var err error
 	for end := time.Now().Add(5 * time.Second); time.Now().Before(end); {

@@ -111,6 +111,31 @@ func TestContextEndsTheExchange(t *testing.T) {
 	}
 }
 
+// A body that waits for 100 Continue is not read any more when the exchange has ended.
+func TestContextEndsTheWaitFor100(t *testing.T) {
+	p := rawService(t, func(c net.Conn, r *bufio.Reader) { io.Copy(io.Discard, r) })
+	ctx, cancel := context.WithCancel(t.Context())
+	req := post(t, "/", unreadable{t}).WithContext(ctx)
+	req.Header.Set("Expect", "100-continue")
+	time.AfterFunc(10*time.Millisecond, cancel)
+	start := time.Now()
+	if _, err := p.RoundTrip(req); !errors.Is(err, context.Canceled) {
+		t.Errorf("got %v", err)
+	}
+	wantIdle(t, p, 0)
+	if d := time.Since(start); d > continueWait/2 {
+		t.Errorf("the connection was held for %v", d)
+	}
+}
+
+// unreadable is a body that must not be read.
+type unreadable struct{ t *testing.T }
+
+func (r unreadable) Read([]byte) (int, error) {
+	r.t.Error("the body was read")
+	return 0, io.EOF
+}
+
 func TestContextThatHasEnded(t *testing.T) {
 	p := &Pool{Dial: func(context.Context) (net.Conn, error) { t.Error("dialled"); return nil, io.EOF }}
 	ctx, cancel := context.WithCancel(t.Context())

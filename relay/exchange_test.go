@@ -224,6 +224,32 @@ func TestCloseNeverWaits(t *testing.T) {
 	wantIdle(t, p, 0)
 }
 
+// The last bytes of a request have a second to leave when the whole response has come: a service that does not read
+// them does not hold the connection for ever.
+func TestLastBytesThatNobodyReads(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		near, far := net.Pipe()
+		defer far.Close()
+		p := &Pool{Dial: func(context.Context) (net.Conn, error) { return near, nil }}
+		go func() {
+			http.ReadRequest(bufio.NewReader(far))
+			io.WriteString(far, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+		}()
+		start := time.Now()
+		req := post(t, "/", io.MultiReader(strings.NewReader(strings.Repeat("x", 20_000))))
+		req.ContentLength = 20_000
+		if _, body := mustDo(t, p, req); body != "ok" {
+			t.Errorf("got %q", body)
+		}
+		for p.busyConns() > 0 && time.Since(start) < time.Hour {
+			time.Sleep(time.Second / 2)
+		}
+		if d := time.Since(start); d > 2*finishing || p.idleConns() > 0 {
+			t.Errorf("the connection was held for %v", d)
+		}
+	})
+}
+
 // A Close wakes a Read that waits in another goroutine.
 func TestCloseDuringRead(t *testing.T) {
 	p := service(t, func(w http.ResponseWriter, r *http.Request) {

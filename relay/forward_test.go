@@ -172,15 +172,6 @@ func TestBrokenResponseLooksBroken(t *testing.T) {
 
 // Whatever was given up of a request's body is never taken for the next request, and the connection closes.
 func TestUnreadBodyIsNoRequest(t *testing.T) {
-	var requests atomic.Int32
-	p := rawService(t, func(c net.Conn, r *bufio.Reader) {
-		if _, err := http.ReadRequest(r); err == nil {
-			requests.Add(1)
-			io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nno")
-			io.Copy(io.Discard, r)
-		}
-	})
-	addr := front(t, forwarder(p))
 	smuggled := "GET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n"
 	for name, request := range map[string]string{
 		"bad chunk":       "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n" + smuggled,
@@ -191,7 +182,15 @@ func TestUnreadBodyIsNoRequest(t *testing.T) {
 		"no length known": "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n",
 	} {
 		t.Run(name, func(t *testing.T) {
-			requests.Store(0)
+			var requests atomic.Int32
+			p := rawService(t, func(c net.Conn, r *bufio.Reader) {
+				if _, err := http.ReadRequest(r); err == nil {
+					requests.Add(1)
+					io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nno")
+					io.Copy(io.Discard, r)
+				}
+			})
+			addr := front(t, forwarder(p))
 			start := time.Now()
 			got := talk(t, addr, request, 5*time.Second)
 			if n := strings.Count(got, "HTTP/1.1 "); n != 1 && !(n == 2 && name == "expected 100") {

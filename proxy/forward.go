@@ -89,9 +89,30 @@ func (x *exchange) forward(target string) {
 		x.target.Failed(time.Now())
 	}
 	if committed {
+		x.resetOld()
 		panic(http.ErrAbortHandler) // the client must not take a part for the whole
 	}
 	x.fail(err)
+}
+
+// resetOld ends the connection of an HTTP/1.0 client with a reset: where the length is unknown, an orderly end would be
+// that of the response. nginx is such a client unless told otherwise.
+func (x *exchange) resetOld() {
+	if x.r.ProtoAtLeast(1, 1) {
+		return
+	}
+	conn, _, err := http.NewResponseController(x.w).Hijack()
+	if err != nil {
+		return
+	}
+	tcp := conn
+	if t, ok := conn.(interface{ NetConn() net.Conn }); ok { // TLS, whose goodbye would be an orderly end
+		tcp = t.NetConn()
+	}
+	if l, ok := tcp.(interface{ SetLinger(sec int) error }); ok {
+		_ = l.SetLinger(0)
+	}
+	_ = tcp.Close()
 }
 
 // prepare makes the request for the upstream.

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -709,6 +710,26 @@ func TestHTTP10CannotUpgrade(t *testing.T) {
 	got := w.talk("GET / HTTP/1.0\r\nHost: e.x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
 	if !strings.HasSuffix(got, "\r\n\r\n[] []") {
 		t.Errorf("the service was asked to upgrade: %q", got)
+	}
+}
+
+// A client of HTTP/1.0 takes the end of the connection for that of the response. nginx is one unless told otherwise.
+func TestBrokenResponseLooksBrokenToHTTP10(t *testing.T) {
+	w := newWorld(t, nil)
+	w.serve("e", func(w http.ResponseWriter, r *http.Request) {
+		io.WriteString(w, "half of it")
+		http.NewResponseController(w).Flush()
+		panic(http.ErrAbortHandler)
+	})
+	c, err := net.Dial("tcp", w.addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	c.SetDeadline(time.Now().Add(5 * time.Second))
+	io.WriteString(c, "GET / HTTP/1.0\r\nHost: e.x\r\n\r\n")
+	if got, err := io.ReadAll(c); !errors.Is(err, syscall.ECONNRESET) {
+		t.Errorf("read %q, %v; want a reset", got, err)
 	}
 }
 

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"log/slog"
 	"os"
 	"sync"
 	"sync/atomic"
@@ -51,7 +50,6 @@ type muxOptions struct {
 	// at an upstream how many it has not accepted yet.
 	allowPeerStreams int
 	onGoAway         func(code uint32) // called by run, once, without locks; may be nil
-	log              *slog.Logger      // nil discards
 }
 
 // A mux is one end of a yamux session over a muxConn. Its one goroutine is the
@@ -93,9 +91,6 @@ type mux struct {
 // newMux returns a mux over c, whose run must be called. node says which role
 // it has.
 func newMux(c muxConn, node bool, opt muxOptions) *mux {
-	if opt.log == nil {
-		opt.log = slog.New(slog.DiscardHandler)
-	}
 	if opt.maxStreams <= 0 {
 		opt.maxStreams = 4096
 	}

@@ -8,7 +8,7 @@ import (
 )
 
 // run reads frames until the session ends, and says why it did: what fail was
-// given, ErrClosedByPeer, a *ProtocolError (logged, and answered with a GoAway),
+// given, ErrClosedByPeer, a *ProtocolError (answered with a GoAway),
 // a *GoAwayError, or what the connection said. It closes the connection, and
 // waits for the goroutines that the mux has started.
 func (m *mux) run() error {
@@ -16,7 +16,6 @@ func (m *mux) run() error {
 	m.in.release()
 	code := uint16(closeNormal)
 	if bad, ok := errors.AsType[*ProtocolError](err); ok && m.alive() {
-		m.opt.log.Warn("tunnel: peer broke the protocol", "reason", bad.Reason)
 		_ = m.goAway(goAwayProtocol) // as far as it goes
 		code = bad.closeCode()
 	}

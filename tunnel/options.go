@@ -1,7 +1,6 @@
 package tunnel
 
 import (
-	"log/slog"
 	"slices"
 	"time"
 )
@@ -43,8 +42,6 @@ type Options struct {
 	StreamWindow int
 	// MaxStreams bounds the streams that are open at once; 0 means 4096.
 	MaxStreams int
-	// Logger gets what a peer did wrong, once a session. nil discards.
-	Logger *slog.Logger
 	// Wheel watches whether the peer is alive; nil means a timer of the
 	// session's own.
 	Wheel *Wheel
@@ -113,16 +110,11 @@ func (o Options) mux(node bool, peer Peer, onGoAway func(uint32)) muxOptions {
 			allow = 1
 		}
 	}
-	log := o.Logger
-	if log == nil {
-		log = slog.New(slog.DiscardHandler)
-	}
 	return muxOptions{
 		window:           min(max(window, minStreamWindow), maxStreamWindow),
 		maxStreams:       streams,
 		maxBuffered:      maxBuffered,
 		allowPeerStreams: allow,
 		onGoAway:         onGoAway,
-		log:              log,
 	}
 }

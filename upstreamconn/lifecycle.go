@@ -86,6 +86,9 @@ func (u *upstream) renew() {
 	u.mu.Lock()
 	again := u.leaving
 	u.leaving = true
+	if !again {
+		u.renewed = make(chan struct{})
+	}
 	u.mu.Unlock()
 	if again {
 		return
@@ -95,8 +98,10 @@ func (u *upstream) renew() {
 	go u.endWhenQuiet()
 }
 
-// endWhenQuiet closes the tunnel. It ends with the session at the latest.
+// endWhenQuiet closes the tunnel. It ends with the session at the latest; gone
+// waits for it.
 func (u *upstream) endWhenQuiet() {
+	defer close(u.renewed)
 	late := time.NewTimer(renewTime)
 	defer late.Stop()
 	look := time.NewTicker(quietPoll)
@@ -144,10 +149,16 @@ func (u *upstream) gone(err error) {
 	u.server.registry.leave(u)
 	u.server.metrics.disconnects.WithLabelValues(disconnectLabel(err)).Inc()
 	u.logDisconnect(err)
+	u.mu.Lock()
+	renewed := u.renewed
+	u.mu.Unlock()
 	// The session's goroutines are about to end; this one waits for them, and
 	// Close of the server for this one.
 	go func() {
 		_ = u.sess.Close()
+		if renewed != nil {
+			<-renewed
+		}
 		u.server.registry.forget(u)
 	}()
 }

@@ -47,6 +47,7 @@ type upstream struct {
 	leaving bool            // opens no stream any more
 	drained bool            // tell the peer when the last Open is through
 	ended   error           // why the session ended
+	renewed chan struct{}   // closed when the goroutine of renew has ended; nil if there is none
 }
 
 func newUpstream(s *Server, id instance) *upstream {

@@ -113,6 +113,19 @@ func TestServiceConnectionsAreReused(t *testing.T) {
 	if n := dialled.Load(); n != 1 {
 		t.Errorf("20 requests in sequence took %d connections to the service, want 1", n)
 	}
+	for range 5 { // a v0.9.0 node closes each stream behind its request
+		req, _ := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://my-endpoint.example.com/", nil)
+		req.Close = true
+		res, err := a.do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		io.Copy(io.Discard, res.Body)
+		res.Body.Close()
+	}
+	if n := dialled.Load(); n != 1 {
+		t.Errorf("requests that end the node's connection took %d connections to the service, want 1", n)
+	}
 	const clients, each = 64, 20
 	var wg sync.WaitGroup
 	for range clients {

@@ -113,6 +113,7 @@ func (x *exchange) request() (*http.Request, error) {
 	x.url = url.URL{Scheme: x.l.service.scheme, Host: x.l.service.host, Opaque: x.l.service.target(x.in)}
 	out.URL = &x.url
 	out.RequestURI = ""
+	out.Close = false // the node's wish is for its own connection
 	out.Header = relay.OutHeader(x.in.Header, nil)
 	return out, nil
 }

@@ -85,6 +85,7 @@ func TestDrainLosesNoRequest(t *testing.T) {
 		echo(w, r)
 	})
 	startAgent(t, n.url, "endpoint", count)
+	n.waitFor(t, "endpoint", 1) // an agent knows of its tunnel a moment before the table does
 	var sent atomic.Int64
 	ctx, stop := context.WithCancel(t.Context())
 	var clients sync.WaitGroup

@@ -134,15 +134,11 @@ func (x *exchange) informational(status int, header textproto.MIMEHeader) error 
 func (x *exchange) respond(res *http.Response) {
 	x.l.answered()
 	x.status = res.StatusCode
-	n, committed, err := relay.CopyResponse(x.w, res)
+	n, err := relay.CopyResponse(x.w, res)
 	x.sent = n
-	switch {
-	case err == nil:
-	case committed:
+	if err != nil {
 		x.l.brokeOff(err)
 		x.abort(err)
-	default:
-		x.fail(err)
 	}
 }
 

@@ -98,7 +98,7 @@ func agentLike(b *testing.B, service string) string {
 			w.WriteHeader(502)
 			return
 		}
-		if _, _, err := relay.CopyResponse(w, res); err != nil {
+		if _, err := relay.CopyResponse(w, res); err != nil {
 			panic(http.ErrAbortHandler)
 		}
 	}))

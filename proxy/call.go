@@ -146,10 +146,12 @@ func (c *call) Informational(status int, header http.Header) error {
 		return nil
 	}
 	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.answered {
+	answered := c.answered
+	c.mu.Unlock()
+	if answered {
 		return nil
 	}
+	// Without mu: a client that reads nothing must not hold up who ends the call.
 	h := c.x.w.Header()
 	final := maps.Clone(h)
 	clear(h)

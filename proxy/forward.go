@@ -79,7 +79,7 @@ func (x *exchange) forward(target string) {
 		return
 	}
 	x.writer.start(x.w, x.progressLimit(res))
-	n, committed, err := relay.CopyResponse(&x.writer, res)
+	n, err := relay.CopyResponse(&x.writer, res)
 	x.bytesOut = n
 	if err == nil {
 		return
@@ -88,11 +88,8 @@ func (x *exchange) forward(target string) {
 	if !x.clientsFault(err) {
 		x.target.Failed(time.Now())
 	}
-	if committed {
-		x.resetOld()
-		panic(http.ErrAbortHandler) // the client must not take a part for the whole
-	}
-	x.fail(err)
+	x.resetOld()
+	panic(http.ErrAbortHandler) // the client must not take a part for the whole
 }
 
 // resetOld ends the connection of an HTTP/1.0 client with a reset: where the length is unknown, an orderly end would be
@@ -198,7 +195,7 @@ var errServiceDown = fault.New(fault.UpstreamUnreachable, errors.New("the agent 
 // couldPassOver reports whether an agent's answer that its service is down need not be shown: when the request may be
 // sent again and another candidate is left. Otherwise it is an answer like any other.
 func (x *exchange) couldPassOver() bool {
-	return x.retries+1 < maxAttempts && idempotent(x.r.Method) &&
+	return x.retries+1 < maxAttempts && relay.Idempotent(x.r.Method) &&
 		x.f.opt.Lookup(x.endpoint).Pick(time.Now(), rand.Uint64(), &x.tried).OK()
 }
 
@@ -210,7 +207,7 @@ func (x *exchange) mayRetry(err error) (retryKind, bool) {
 	case relay.NeverExecuted(err):
 		return retryFree, true
 	}
-	return retryBudget, idempotent(x.r.Method) && !relay.Responded(err)
+	return retryBudget, relay.Idempotent(x.r.Method) && !relay.Responded(err)
 }
 
 // spend takes a retry from the budget.
@@ -220,15 +217,6 @@ func (x *exchange) spend() bool {
 		x.f.metrics.exhausted.Inc()
 	}
 	return ok
-}
-
-// idempotent says which methods may be sent twice (RFC 9110, section 9.2.2).
-func idempotent(method string) bool {
-	switch method {
-	case http.MethodGet, http.MethodHead, http.MethodOptions, http.MethodTrace, http.MethodPut, http.MethodDelete:
-		return true
-	}
-	return false
 }
 
 func isClientError(err error) bool {

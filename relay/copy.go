@@ -13,10 +13,9 @@ import (
 // flushed, so that gRPC's trailers-only responses stay one piece. It closes res.Body and returns the bytes of body that
 // were written.
 //
-// Once committed is true the client has a part of the response, and an error must end in panic(http.ErrAbortHandler),
-// or it takes that part for the whole. The error is a *ClientError if the client could not be written to; otherwise
-// the service's.
-func CopyResponse(w http.ResponseWriter, res *http.Response) (n int64, committed bool, err error) {
+// An error must end in panic(http.ErrAbortHandler): the response has begun, and its client would take the part that it
+// got for the whole. The error is a *ClientError if the client could not be written to; otherwise the service's.
+func CopyResponse(w http.ResponseWriter, res *http.Response) (n int64, err error) {
 	defer res.Body.Close()
 	h := w.Header()
 	copyHeader(h, res.Header)
@@ -26,15 +25,15 @@ func CopyResponse(w http.ResponseWriter, res *http.Response) (n int64, committed
 	announced := announceTrailers(h, res.Trailer)
 	w.WriteHeader(res.StatusCode)
 	if res.Body == http.NoBody {
-		return 0, true, nil
+		return 0, nil
 	}
 	if n, err = copyBody(w, res); err != nil {
-		return n, true, err
+		return n, err
 	}
 	if len(res.Trailer) > 0 {
 		err = copyTrailers(w, res.Trailer, announced)
 	}
-	return n, true, err
+	return n, err
 }
 
 // announceTrailers names the trailers that the service announced, and returns how many there were.

@@ -55,7 +55,7 @@ func forwarder(p *Pool) http.HandlerFunc {
 			Upgrade(w, r, res)
 			return
 		}
-		if _, committed, err := CopyResponse(w, res); err != nil && committed {
+		if _, err := CopyResponse(w, res); err != nil {
 			panic(http.ErrAbortHandler)
 		}
 	}

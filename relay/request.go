@@ -153,8 +153,8 @@ func appendFields(b []byte, h http.Header, skip func(string) bool) ([]byte, erro
 	return b, nil
 }
 
-// idempotent says which methods may be sent twice (RFC 9110, section 9.2.2).
-func idempotent(method string) bool {
+// Idempotent says which methods may be sent twice (RFC 9110, section 9.2.2).
+func Idempotent(method string) bool {
 	switch method {
 	case "", http.MethodGet, http.MethodHead, http.MethodOptions, http.MethodTrace, http.MethodPut, http.MethodDelete:
 		return true

@@ -59,7 +59,7 @@ func (p *Pool) again(req *http.Request, c *conn, err error) bool {
 	if _, ok := errors.AsType[*ProtocolError](err); ok {
 		return false
 	}
-	return NeverExecuted(err) || p.RetryStale && idempotent(req.Method) && !Responded(err)
+	return NeverExecuted(err) || p.RetryStale && Idempotent(req.Method) && !Responded(err)
 }
 
 // exchange is one request and its response on one connection, and the response's body.

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"unicode/utf8"
 
 	"piko/fault"
 )
@@ -35,7 +36,7 @@ func ParseEndpoint(s string) (string, error) {
 		case 'A' <= c && c <= 'Z':
 			upper = true
 		default:
-			return "", fault.New(fault.InvalidEndpoint, fmt.Errorf("endpoint has the byte %q", c))
+			return "", fault.New(fault.InvalidEndpoint, fmt.Errorf("endpoint has the character %q", firstRune(s[i:])))
 		}
 	}
 	if s == "." || s == ".." {
@@ -46,4 +47,10 @@ func ParseEndpoint(s string) (string, error) {
 		s = strings.ToLower(s)
 	}
 	return s, nil
+}
+
+// firstRune is what a person would call the character at the start of s.
+func firstRune(s string) rune {
+	r, _ := utf8.DecodeRuneInString(s)
+	return r
 }

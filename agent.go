@@ -33,7 +33,9 @@ Examples:
   piko agent http my-endpoint 3000
   piko agent http my-endpoint 10.0.0.5:8080 --connect.url https://piko.example.com:8001
   piko agent http my-endpoint https://intranet/app --access-log.disable
-  PIKO_CONNECT_TOKEN=$(cat token) piko agent http my-endpoint 3000`
+  PIKO_CONNECT_TOKEN=$(cat token) piko agent http my-endpoint 3000
+
+` + reloadHelp
 }
 
 // agentStartCmd is `piko agent start`.
@@ -56,10 +58,12 @@ with agent.yaml:
       timeout: 5s
       access_log: {disable: true}
       http_client: {idle_conn_timeout: 60s}
-      tls: {root_cas: /etc/ssl/internal.pem}`
+      tls: {root_cas: /etc/ssl/internal.pem}
+
+` + reloadHelp
 }
 
-// checkConfig implements what `piko config check` asks.
+// checkConfig implements configured.
 func (agentStartCmd) checkConfig(c *cli) error {
 	if len(c.Agent.Listeners) == 0 {
 		return &usageError{err: errors.New("no listeners configured: list at least one under listeners, with endpoint_id and addr")}
@@ -79,12 +83,28 @@ func (c agentStartCmd) Run(p *process, a *agentCmd) error {
 
 // Run listens on one endpoint, whatever the file lists.
 func (c *agentHTTPCmd) Run(p *process, a *agentCmd) error {
-	l := listenerConfig{EndpointID: c.Endpoint, Addr: c.Addr, Protocol: "http", listenerOptions: c.listenerOptions}
+	if err := c.configure(a); err != nil {
+		return err
+	}
+	return a.run(p)
+}
+
+// checkConfig implements configured.
+func (c *agentHTTPCmd) checkConfig(root *cli) error {
+	if err := c.configure(&root.Agent); err != nil {
+		return err
+	}
+	_, err := root.Agent.agentConfig.build()
+	return err
+}
+
+// configure makes the endpoint the one listener of a.
+func (c *agentHTTPCmd) configure(a *agentCmd) error {
 	if err := c.check(); err != nil {
 		return err
 	}
-	a.Listeners = []listenerConfig{l}
-	return a.run(p)
+	a.Listeners = []listenerConfig{{EndpointID: c.Endpoint, Addr: c.Addr, Protocol: "http", listenerOptions: c.listenerOptions}}
+	return nil
 }
 
 // check is that of a file's listener, in the words of the command line.

@@ -46,7 +46,7 @@ func (c *configCheckCmd) Run(p *process) error {
 	if err != nil {
 		return err
 	}
-	checker, ok := ctx.Selected().Target.Addr().Interface().(interface{ checkConfig(*cli) error })
+	checker, ok := ctx.Selected().Target.Addr().Interface().(configured)
 	if !ok {
 		return errors.New("check configuration: the command cannot")
 	}

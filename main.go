@@ -64,7 +64,8 @@ type process struct {
 	ctx            context.Context // ends with the first SIGINT or SIGTERM; its cause names the signal
 	getenv         func(string) (string, bool)
 	stdout, stderr io.Writer
-	signals        <-chan os.Signal // nil: none arrive
+	signals        <-chan os.Signal        // nil: none arrive
+	hangups        func() <-chan os.Signal // catches SIGHUP from now on; nil: it is never caught
 
 	level slog.LevelVar // of the command's logger; may be set while the command runs
 	logs  atomic.Pointer[processLog]
@@ -119,12 +120,18 @@ func main() {
 		stdout:  os.Stdout,
 		stderr:  os.Stderr,
 		signals: signals,
+		hangups: func() <-chan os.Signal {
+			hangups := make(chan os.Signal, 1) // one that waits stands for all that follow
+			signal.Notify(hangups, syscall.SIGHUP)
+			return hangups
+		},
 	}))
 }
 
 // run is the program: it parses args, runs the command and returns the exit
 // status. The first signal ends the command's context; the second makes run
-// return at once, whatever the command is doing.
+// return at once, whatever the command is doing. SIGHUP is none of these: see
+// reloader.
 func run(args []string, p *process) int {
 	ctx, cancel := context.WithCancelCause(p.ctx)
 	defer cancel(nil)
@@ -133,6 +140,11 @@ func run(args []string, p *process) int {
 	command, err := parse(args, p)
 	if err != nil {
 		return p.end(err)
+	}
+	if r := newReloader(p, args, command); r != nil {
+		ended := make(chan struct{})
+		defer close(ended)
+		go r.watch(p.hangups(), ended)
 	}
 	done := make(chan error, 1)
 	go func() { done <- command.Run(p) }()

@@ -169,13 +169,13 @@ func TestHelpAndVersionSucceed(t *testing.T) {
 		{[]string{"help", "server"}, []string{"Usage: piko server [flags]"}},
 		{[]string{"server", "--help"}, []string{
 			"Usage: piko server [flags]", "--proxy.bind-addr HOST:PORT", "[default: :8000, env: PIKO_PROXY_BIND_ADDR]",
-			"--proxy.http.read-timeout", "--upstream.stream-window", "--cluster.node-id-prefix", "--shutdown-delay", "--config.path FILE", "Examples:"}},
+			"--proxy.http.read-timeout", "--upstream.stream-window", "--cluster.node-id-prefix", "--shutdown-delay", "--config.path FILE", "Examples:", "SIGHUP"}},
 		{[]string{"server", "--proxy.timeout", "1s", "-h"}, []string{"Usage: piko server [flags]"}},
 		{[]string{"server", "status", "upstream", "endpoints", "--help"}, []string{"--server.url URL", "http://localhost:8002", "yaml|json|table"}},
 		{[]string{"agent", "http", "--help"}, []string{
 			"Usage: piko agent http <endpoint> <addr> [flags]", "--connect.url URL", "--connect.tls.root-cas", "--connect.proxy-url",
 			"--access-log.level", "--timeout DURATION", "--http-client.max-idle-conns", "Examples:"}},
-		{[]string{"agent", "start", "--help"}, []string{"listeners:", "--connect.token"}},
+		{[]string{"agent", "start", "--help"}, []string{"listeners:", "--connect.token", "SIGHUP"}},
 		{[]string{"--version"}, []string{"piko "}},
 		{[]string{"version"}, []string{"piko ", "go1."}},
 	} {

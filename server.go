@@ -44,11 +44,13 @@ Examples:
   piko server --config.path /etc/piko/server.yaml --log.format text
   PIKO_PROXY_TIMEOUT=2m piko server --shutdown-delay 10s
 
+` + reloadHelp + `
+
 Exit status: 0 after SIGTERM or SIGINT (a second one kills), 1 for a failure such as a
 port in use, 2 for a mistake in flags, environment or file.`
 }
 
-// checkConfig implements what `piko config check` asks.
+// checkConfig implements configured.
 func (c *serverNodeCmd) checkConfig(*cli) error { return c.check() }
 
 // Run runs a node until a signal or a failure ends it.

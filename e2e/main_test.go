@@ -4,6 +4,8 @@
 // operators do (flags, signals, environment), and look at it from outside only, through
 // curl, raw sockets, nginx and haproxy, its exit status, its log and /proc.
 //
+//	go test -tags e2e ./e2e
+//
 // They need Linux. A test that needs nginx, haproxy or curl is skipped where the program is
 // missing, and fails instead when the environment has CI=true, so that a green run in CI
 // means that everything ran.
@@ -13,6 +15,7 @@
 package e2e
 
 import (
+	"flag"
 	"fmt"
 	"io"
 	"net/http"
@@ -39,7 +42,16 @@ func TestMain(m *testing.M) {
 		})))
 		os.Exit(1)
 	}
+	flag.Parse()
+	if !parallelGiven() {
+		flag.Set("test.parallel", "40") // they wait, whatever the number of processors
+	}
 	os.Exit(buildAndRun(m))
+}
+
+func parallelGiven() (given bool) {
+	flag.Visit(func(f *flag.Flag) { given = given || f.Name == "test.parallel" })
+	return given
 }
 
 // testBinary is the path of the running program.

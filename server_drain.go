@@ -52,6 +52,12 @@ func (s *server) drain(base context.Context, cut context.CancelCauseFunc, reason
 		s.log.Warn("requests cut at the end of the grace period", "count", requests)
 	}
 
+	// Nobody needs those any more that cannot be asked to move. Streams end a
+	// moment after their requests, or never.
+	quiet, cancelQuiet := context.WithTimeout(ctx, unwindTime)
+	s.upstreams.SendBack(quiet)
+	cancelQuiet()
+
 	unwind, cancelUnwind := context.WithTimeout(context.WithoutCancel(base), unwindTime)
 	defer cancelUnwind()
 	cut(errStopped)

@@ -11,7 +11,9 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/http/httputil"
 	"net/netip"
+	"net/url"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -20,6 +22,7 @@ import (
 
 	"piko/agent"
 	"piko/client"
+	"piko/tunnel"
 )
 
 // testNode is a node as main runs it, on free ports.
@@ -455,6 +458,78 @@ func TestDrainCutsAndCountsWhatOutlivesTheGracePeriod(t *testing.T) {
 		if !strings.Contains(n.log.String(), want) {
 			t.Errorf("the log does not say %s", want)
 		}
+	}
+}
+
+// TestDrainLetsRequestsBeRepeatedAtAgentsThatCannotMove: agents without
+// control, as those of v0.9.0 are, serve as long as a request may need them.
+func TestDrainLetsRequestsBeRepeatedAtAgentsThatCannotMove(t *testing.T) {
+	n := startNode(t, nil)
+	upstream, err := url.Parse("http://" + n.UpstreamAddr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	without := httptest.NewServer(&httputil.ReverseProxy{Rewrite: func(r *httputil.ProxyRequest) {
+		r.SetURL(upstream)
+		r.Out.Header.Del(tunnel.HeaderFeatures)
+	}})
+	defer without.Close()
+	// Whichever agent gets the request first keeps it until its tunnel ends.
+	var requests atomic.Int64
+	arrived := make(chan *client.Listener, 1)
+	for range 2 {
+		ln, err := (&client.Client{URL: without.URL}).Listen(t.Context(), "my-endpoint")
+		if err != nil {
+			t.Fatal(err)
+		}
+		service := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if requests.Add(1) == 1 {
+				arrived <- ln
+				<-r.Context().Done()
+				return
+			}
+			_, _ = io.WriteString(w, "served")
+		})}
+		var serving sync.WaitGroup
+		serving.Go(func() { _ = service.Serve(ln) })
+		defer serving.Wait()
+		defer service.Close()
+		defer ln.Close()
+	}
+	eventually(t, func() error {
+		if _, upstreams := n.table.Totals(); upstreams != 2 {
+			return fmt.Errorf("%d agents are connected", upstreams)
+		}
+		return nil
+	})
+
+	conn, err := net.Dial("tcp", n.ProxyAddr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	fmt.Fprint(conn, "GET / HTTP/1.1\r\nHost: my-endpoint.example.com\r\n\r\n")
+	first := <-arrived
+	stopped := make(chan error, 1)
+	go func() { stopped <- n.stop() }()
+	eventually(t, func() error {
+		if !strings.Contains(n.log.String(), "draining upstreams") {
+			return errors.New("the node has not got as far as telling the agents")
+		}
+		return nil
+	})
+	time.Sleep(50 * time.Millisecond) // it has told all
+	first.Close()
+	res, err := http.ReadResponse(bufio.NewReader(conn), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer res.Body.Close()
+	if body, err := io.ReadAll(res.Body); res.StatusCode != http.StatusOK || string(body) != "served" {
+		t.Errorf("a request under way got %s %q, %v", res.Status, body, err)
+	}
+	if err := <-stopped; err != nil {
+		t.Error(err)
 	}
 }
 

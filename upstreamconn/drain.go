@@ -2,6 +2,7 @@ package upstreamconn
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -25,16 +26,14 @@ const (
 
 // Drain refuses new tunnels from now on and asks the present ones to move
 // elsewhere, spread over msg.ReconnectWithin; until they have, they are served,
-// as a last resort. A v0.9.0 upstream cannot be asked: it gets no new request,
-// and is closed, such that it connects again, when its last one has ended. So
-// call it while another node can take over; a node that is alone serves its
-// clients to the end first, and then calls Close.
+// as a last resort. A v0.9.0 upstream cannot be asked: it stays, for what is
+// under way, until SendBack or Close.
 //
 // It returns when all were told, which takes no round trip, or ctx has ended.
-// Tunnels says how many have not moved yet. Run has to be running.
+// Tunnels says how many have not moved yet.
 func (s *Server) Drain(ctx context.Context, msg tunnel.DrainMessage) {
 	s.init()
-	list := s.registry.drain()
+	list := s.registry.drain(msg)
 	s.log.Info("draining upstreams", "upstreams", len(list), "reason", msg.Reason)
 	for i, u := range list {
 		u.askToMove(msg)
@@ -42,9 +41,23 @@ func (s *Server) Drain(ctx context.Context, msg tunnel.DrainMessage) {
 			break
 		}
 	}
-	select {
-	case s.drained <- list:
-	default: // somebody drains already
+}
+
+// SendBack ends the tunnels of v0.9.0 upstreams, such that they connect again,
+// each when its last stream has ended. They get no new request, so call it
+// after Drain, when no request is left that could need them. It returns when
+// they have ended or ctx has; Close ends those that are left.
+func (s *Server) SendBack(ctx context.Context) {
+	s.init()
+	list := slices.DeleteFunc(s.registry.all(), func(u *upstream) bool {
+		sess := u.session()
+		return sess == nil || sess.HasControl()
+	})
+	for _, u := range list {
+		u.leave()
+	}
+	for list = closeQuiet(list); len(list) > 0 && sleep(ctx, quietPoll); {
+		list = closeQuiet(list)
 	}
 }
 
@@ -55,24 +68,37 @@ func (s *Server) Tunnels() int {
 	return s.registry.len()
 }
 
-// askToMove starts the drain of one tunnel. An error says that it has ended.
+// askToMove starts the drain of a tunnel, once. One that is not in the table
+// yet is asked when it is.
 func (u *upstream) askToMove(msg tunnel.DrainMessage) {
-	switch sess := u.session(); {
-	case sess == nil:
-	case sess.HasControl():
-		_ = sess.Drain(msg)
-	default:
-		u.leave()
+	u.mu.Lock()
+	sess := u.sess
+	ask := sess != nil && sess.HasControl() && !u.asked
+	u.asked = u.asked || ask
+	u.mu.Unlock()
+	if ask {
+		_ = sess.Drain(msg) // an error says that it has ended
 	}
 }
 
-// closeQuiet closes those v0.9.0 tunnels of list that have no stream left, and
-// returns those that still have to be closed.
+// catchUp does to u, which has just been joined, what was done to all others
+// while it could not be yet.
+func (s *Server) catchUp(u *upstream) {
+	switch msg, closed := s.registry.end(); {
+	case closed:
+		u.close()
+	case msg != nil:
+		u.askToMove(*msg)
+	}
+}
+
+// closeQuiet closes those tunnels of list that have no stream left, and returns
+// those that still have to be closed. None of them has control.
 func closeQuiet(list []*upstream) (busy []*upstream) {
 	var quiet []*upstream
 	for _, u := range list {
 		switch sess := u.session(); {
-		case sess == nil, sess.HasControl(), sess.Err() != nil:
+		case sess.Err() != nil:
 		case sess.NumStreams() > 0 || !u.settled():
 			busy = append(busy, u)
 		default:
@@ -81,20 +107,6 @@ func closeQuiet(list []*upstream) (busy []*upstream) {
 	}
 	closeAll(quiet)
 	return busy
-}
-
-// drainLoop closes v0.9.0 tunnels as they become quiet, once Drain was called,
-// until ctx ends.
-func (s *Server) drainLoop(ctx context.Context) {
-	var list []*upstream
-	select {
-	case <-ctx.Done():
-		return
-	case list = <-s.drained:
-	}
-	for list = closeQuiet(list); len(list) > 0 && sleep(ctx, quietPoll); {
-		list = closeQuiet(list)
-	}
 }
 
 // sleep reports whether ctx is still there after d.
@@ -143,18 +155,24 @@ func closeAll(list []*upstream) (cut int) {
 	return int(n.Load())
 }
 
-// close ends the tunnel and returns how many requests that cut. An error says
-// that it has ended.
+// close ends the tunnel and returns how many requests that cut. One that is not
+// in the table yet ends when it is.
 func (u *upstream) close() (cut int) {
 	sess := u.session()
 	if sess == nil {
 		return 0
 	}
 	cut = u.local.InFlight()
+	closeSession(sess)
+	return cut
+}
+
+// closeSession lets a v0.9.0 peer connect again, which it would not do after
+// another end. An error says that the session has ended.
+func closeSession(sess *tunnel.Session) {
 	if sess.HasControl() {
 		_ = sess.Close()
 	} else {
 		_ = sess.CloseWithGoAway(tunnel.CodeReconnect)
 	}
-	return cut
 }

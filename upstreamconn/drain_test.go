@@ -1,11 +1,15 @@
 package upstreamconn
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
+	"net"
 	"net/http"
+	"net/http/httptest"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -224,6 +228,103 @@ func TestAgentIsAskedToMove(t *testing.T) {
 	if res.StatusCode != 503 || code != fault.Draining || res.Header.Get("Retry-After") == "" {
 		t.Errorf("a new tunnel is answered %s %q, Retry-After %q", res.Status, code, res.Header.Get("Retry-After"))
 	}
+}
+
+// hijackHook calls a function between the check of a handshake and its answer.
+type hijackHook struct {
+	http.ResponseWriter
+	before func()
+}
+
+func (h hijackHook) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	h.before()
+	return http.NewResponseController(h.ResponseWriter).Hijack()
+}
+
+// logHook calls a function for the line that a tunnel is logged with, just
+// before it is put into the table.
+type logHook struct {
+	slog.Handler
+	connected func()
+}
+
+func (h logHook) Enabled(context.Context, slog.Level) bool { return true }
+
+func (h logHook) Handle(_ context.Context, r slog.Record) error {
+	if r.Message == "upstream connected" {
+		h.connected()
+	}
+	return nil
+}
+
+// The drain of a node meets a tunnel that is being opened at each point where
+// it is known in part.
+func TestTunnelThatMeetsTheDrain(t *testing.T) {
+	msg := tunnel.DrainMessage{Reason: "node stops", ReconnectWithin: time.Second}
+	never := func(*Server) {}
+	for _, c := range []struct {
+		name             string
+		accepted, joined func(*Server)
+	}{
+		{"before it is registered", func(s *Server) { s.Drain(context.Background(), msg) }, never},
+		{"before it is in the table", never, func(s *Server) { s.Drain(context.Background(), msg) }},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			url := startHookedNode(t, c.accepted, c.joined)
+			asked := make(chan tunnel.DrainMessage, 2)
+			d := tunnel.Dialer{URL: url, Options: tunnel.Options{Events: tunnel.Events{
+				Drain: func(m tunnel.DrainMessage) { asked <- m },
+			}}}
+			sess, err := d.Dial(t.Context(), "endpoint")
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer sess.Close()
+			select {
+			case got := <-asked:
+				if got != msg {
+					t.Errorf("asked %v", got)
+				}
+			case <-time.After(2 * time.Second):
+				t.Error("the tunnel was not told to move")
+			}
+		})
+	}
+}
+
+func TestTunnelThatMeetsTheEnd(t *testing.T) {
+	// Close waits for the tunnels, of which one is in the hook.
+	ended, cancel := context.WithCancel(context.Background())
+	cancel()
+	end := func(s *Server) { s.Close(ended) }
+	never := func(*Server) {}
+	for _, c := range []struct {
+		name             string
+		accepted, joined func(*Server)
+	}{
+		{"before it is registered", end, never},
+		{"before it is in the table", never, end},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			old := dialOldAgent(t, startHookedNode(t, c.accepted, c.joined), "endpoint")
+			wantSentBack(t, "the agent", old.serve(t, echo))
+		})
+	}
+}
+
+// startHookedNode runs a node that calls accepted when it has checked a
+// handshake, and joined when the tunnel is registered but not in the table.
+func startHookedNode(t *testing.T, accepted, joined func(*Server)) (url string) {
+	t.Helper()
+	n := startNode(t, func(s *Server) {
+		s.Logger = slog.New(logHook{slog.DiscardHandler, func() { joined(s) }})
+	})
+	h := n.Handler()
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		h.ServeHTTP(hijackHook{w, func() { accepted(n.Server) }}, r)
+	}))
+	t.Cleanup(srv.Close)
+	return srv.URL
 }
 
 func TestCloseCutsAndCounts(t *testing.T) {

@@ -1,6 +1,12 @@
 package upstreamconn
 
-import "sync"
+import (
+	"maps"
+	"slices"
+	"sync"
+
+	"piko/tunnel"
+)
 
 // instance is one upstream's listener: an endpoint, and the random id that the
 // upstream gave itself ("" in v0.9.0).
@@ -16,6 +22,7 @@ type registry struct {
 	// Guarded by mu. No other lock is taken while it is held.
 	mu       sync.Mutex
 	draining bool
+	message  *tunnel.DrainMessage // what drain was called with; nil before
 	closed   bool
 	tunnels  map[*upstream]struct{}
 	newest   map[instance]*upstream // head of a list linked by older and newer
@@ -115,13 +122,27 @@ func (r *registry) isDraining() bool {
 	return r.draining
 }
 
-// drain turns new tunnels away and makes the present ones, which it returns, a
-// last resort.
-func (r *registry) drain() []*upstream {
+// end says what has been done to the tunnels: msg is nil if drain was not called.
+func (r *registry) end() (msg *tunnel.DrainMessage, closed bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.draining = true
-	return r.list()
+	return r.message, r.closed
+}
+
+// drain turns new tunnels away and makes the present ones, which it returns, a
+// last resort.
+func (r *registry) drain(msg tunnel.DrainMessage) []*upstream {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.draining, r.message = true, &msg
+	return r.lastResorts()
+}
+
+// all returns the tunnels.
+func (r *registry) all() []*upstream {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.Collect(maps.Keys(r.tunnels))
 }
 
 // close is drain, and add fails from now on.
@@ -130,15 +151,14 @@ func (r *registry) close() []*upstream {
 	defer r.mu.Unlock()
 	r.draining, r.closed = true, true
 	r.checkGone()
-	return r.list()
+	return r.lastResorts()
 }
 
-// list needs mu.
-func (r *registry) list() []*upstream {
-	list := make([]*upstream, 0, len(r.tunnels))
-	for u := range r.tunnels {
+// lastResorts makes the tunnels last resorts, and returns them. It needs mu.
+func (r *registry) lastResorts() []*upstream {
+	list := slices.Collect(maps.Keys(r.tunnels))
+	for _, u := range list {
 		u.local.SetDraining(true)
-		list = append(list, u)
 	}
 	return list
 }

@@ -6,7 +6,7 @@
 // It forwards nothing: the proxy finds an upstream in the table and calls
 // RoundTrip or Open on it. It does not know the other nodes. Package main hands
 // in the table, serves Handler on the upstream port, runs Run beside it, and
-// calls Drain and Close when the node stops.
+// calls Drain, SendBack and Close when the node stops.
 //
 // A tunnel costs no goroutine here. Everything that happens to it is an event
 // of its session, which this package turns into a change of the table.
@@ -53,7 +53,6 @@ type Server struct {
 
 	refusals logLimit
 	registry registry
-	drained  chan []*upstream // what Drain has told to move, for Run
 }
 
 func (s *Server) init() {
@@ -66,7 +65,6 @@ func (s *Server) init() {
 		s.metrics = newMetrics(s.Registerer, s.Table)
 		s.features = []string{tunnel.FeatureControl}
 		s.registry.init()
-		s.drained = make(chan []*upstream, 1)
 	})
 }
 
@@ -83,14 +81,11 @@ func (s *Server) Handler() http.Handler {
 	return mux
 }
 
-// Run watches over the life of the tunnels and ends what Drain has begun,
-// until ctx ends. Without it a peer that vanished is never noticed.
+// Run watches over the life of the tunnels until ctx ends. Without it a peer
+// that vanished is never noticed.
 func (s *Server) Run(ctx context.Context) error {
 	s.init()
-	var wg sync.WaitGroup
-	wg.Go(func() { s.wheel.Run(ctx) })
-	s.drainLoop(ctx)
-	wg.Wait()
+	s.wheel.Run(ctx)
 	return nil
 }
 
@@ -109,10 +104,11 @@ func (s *Server) serveUpstream(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if !s.registry.add(u) {
-		sess.Close()
+		closeSession(sess)
 		return
 	}
 	u.join(sess)
+	s.catchUp(u)
 }
 
 // check returns the endpoint, or why there will be no tunnel for it.

@@ -45,6 +45,7 @@ type upstream struct {
 	remove  func()          // takes it out of the table; nil when it is not in there
 	opening int             // Opens under way
 	leaving bool            // opens no stream any more
+	asked   bool            // to move, by us
 	drained bool            // tell the peer when the last Open is through
 	ended   error           // why the session ended
 	renewed chan struct{}   // closed when the goroutine of renew has ended; nil if there is none

@@ -1,6 +1,7 @@
 package upstreamconn
 
 import (
+	"context"
 	"errors"
 	"io"
 	"net"
@@ -119,23 +120,36 @@ func TestOldAgentThatGoesAwayIsLeftAtOnce(t *testing.T) {
 	})
 }
 
-// A v0.9.0 agent reconnects only if GoAway 2 comes before the end.
-func TestOldAgentIsSentBackWhenTheNodeDrains(t *testing.T) {
+// A v0.9.0 agent cannot be asked to move. It serves until the node has no
+// request left; it reconnects only if GoAway 2 comes before the end.
+func TestOldAgentIsSentBackWhenTheNodeHasDrained(t *testing.T) {
 	n := startNode(t, nil)
 	begun, release := make(chan struct{}), make(chan struct{})
 	busy, idle := dialOldAgent(t, n.url, "endpoint"), dialOldAgent(t, n.url, "other")
 	busyEnd, idleEnd := busy.serve(t, slow(begun, release)), idle.serve(t, echo)
 	l := n.waitFor(t, "endpoint", 1)[0]
 	result := inFlight(t, l, begun)
-	if _, err := do(n.waitFor(t, "other", 1)[0].Upstream(), http.MethodGet, ""); err != nil {
-		t.Fatal(err) // leaves a stream in the pool
-	}
+	n.waitFor(t, "other", 1)
 	n.Drain(t.Context(), tunnel.DrainMessage{Reason: "test"})
+	if !n.waitFor(t, "other", 1)[0].Draining() {
+		t.Error("the idle agent is no last resort")
+	}
+	if err := n.postSomewhere("other"); err != nil { // leaves a stream in the pool
+		t.Errorf("a request that was on its way when the drain began: %v", err)
+	}
+
+	sentBack := make(chan struct{})
+	go func() {
+		defer close(sentBack)
+		n.SendBack(t.Context())
+	}()
 	wantSentBack(t, "the idle agent", idleEnd)
 	n.waitFor(t, "endpoint", 0)
 	select {
 	case err := <-busyEnd:
 		t.Fatalf("the busy agent was ended with a request in flight: %v", err)
+	case <-sentBack:
+		t.Fatal("the busy agent was not waited for")
 	case <-time.After(3 * quietPoll):
 	}
 	close(release)
@@ -143,6 +157,28 @@ func TestOldAgentIsSentBackWhenTheNodeDrains(t *testing.T) {
 		t.Errorf("the request in flight: %v", err)
 	}
 	wantSentBack(t, "the busy agent", busyEnd)
+	<-sentBack
+}
+
+func TestSendBackEndsWithItsContext(t *testing.T) {
+	n := startNode(t, nil)
+	begun, release := make(chan struct{}), make(chan struct{})
+	end := dialOldAgent(t, n.url, "endpoint").serve(t, slow(begun, release))
+	result := inFlight(t, n.waitFor(t, "endpoint", 1)[0], begun)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*quietPoll)
+	defer cancel()
+	n.SendBack(ctx)
+	select {
+	case err := <-end:
+		t.Errorf("the busy agent was ended: %v", err)
+	default:
+	}
+	if cut := n.Close(t.Context()); cut != 1 {
+		t.Errorf("%d requests cut, want 1", cut)
+	}
+	wantSentBack(t, "the agent", end)
+	close(release)
+	<-result
 }
 
 func TestOldAgentIsSentBackWhenTheNodeCloses(t *testing.T) {

@@ -116,6 +116,24 @@ func TestSecondSignal(t *testing.T) {
 	}
 }
 
+// TestHangup wants both programs to read their file again instead of dying.
+func TestHangup(t *testing.T) {
+	t.Parallel()
+	dir, o := t.TempDir(), startOrigin(t, "origin")
+	file := writeFile(t, dir, "log.yaml", "log:\n  level: warn\n")
+	s := startServer(t, "--config.path", file)
+	a := s.agent(t, "e", o.addr, "--config.path", file)
+	for _, p := range []*process{s.process, a} {
+		writeFile(t, dir, "log.yaml", "log:\n  level: loud\n")
+		p.signal(t, syscall.SIGHUP)
+		p.waitLog(t, "what is wrong with the new file", "log.yaml", "loud")
+		writeFile(t, dir, "log.yaml", "log:\n  level: debug\n")
+		p.signal(t, syscall.SIGHUP)
+		p.waitLog(t, "that the file was read", "debug")
+	}
+	wantCurl(t, "origin", "-H", to("e"), s.url("/"))
+}
+
 // TestNotify is systemd's side of Type=notify.
 func TestNotify(t *testing.T) {
 	t.Parallel()

@@ -513,12 +513,13 @@ func TestDrainLetsRequestsBeRepeatedAtAgentsThatCannotMove(t *testing.T) {
 	stopped := make(chan error, 1)
 	go func() { stopped <- n.stop() }()
 	eventually(t, func() error {
-		if !strings.Contains(n.log.String(), "draining upstreams") {
-			return errors.New("the node has not got as far as telling the agents")
+		for _, l := range n.table.Lookup("my-endpoint").Locals {
+			if !l.Draining() {
+				return errors.New("the node has not got as far as telling the agents")
+			}
 		}
 		return nil
 	})
-	time.Sleep(50 * time.Millisecond) // it has told all
 	first.Close()
 	res, err := http.ReadResponse(bufio.NewReader(conn), nil)
 	if err != nil {

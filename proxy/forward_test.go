@@ -301,7 +301,6 @@ func TestWhoIsToBlame(t *testing.T) {
 				t.Error("the client took half an answer for a whole one")
 			}
 		}
-		<-time.After(5 * time.Millisecond)
 		c.Close()
 		eventually(t, idle(l))
 		other.SetDraining(false)

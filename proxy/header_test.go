@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"maps"
 	"net/http"
 	"net/netip"
 	"sort"
@@ -95,9 +96,7 @@ func TestResponseHeaders(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			w := newWorld(t, nil)
 			w.serve("e", func(w http.ResponseWriter, r *http.Request) {
-				for k, v := range tt.header {
-					w.Header()[k] = v
-				}
+				maps.Copy(w.Header(), tt.header)
 				w.WriteHeader(tt.status)
 			})
 			status, _, res := w.do("GET", "/", nil)

@@ -133,7 +133,7 @@ func varied(w http.ResponseWriter, r *http.Request) {
 	case "/plain":
 		io.WriteString(w, got)
 	case "/chunked":
-		for _, part := range strings.Split(got, " ") {
+		for part := range strings.SplitSeq(got, " ") {
 			io.WriteString(w, part)
 			rc.Flush()
 		}

@@ -7,9 +7,6 @@ import (
 	"strings"
 )
 
-// headBuffer is room for most request heads.
-const headBuffer = 2 << 10
-
 // checkRequest refuses what cannot be sent. Nothing of it has left then.
 func checkRequest(req *http.Request) error {
 	switch {

@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"strconv"
 	"strings"
 	"time"
 
@@ -248,6 +249,10 @@ func (x *exchange) fail(err error) {
 		x.w.Header()["Connection"] = []string{"close"}
 	}
 	x.status = fault.Write(x.w, x.r, f)
+	x.header = x.w.Header()
+	if x.r.Method != http.MethodHead {
+		x.bytesOut, _ = strconv.ParseInt(x.header.Get("Content-Length"), 10, 64) // none for gRPC: no body either
+	}
 }
 
 // classify is the fault that an error is for the client; nil if the client is gone.

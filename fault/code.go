@@ -34,11 +34,12 @@ const (
 	ReservedPath     Code = "reserved-path"      // 404; below /_piko/
 	MethodNotAllowed Code = "method-not-allowed" // 405; the caller of Write sets Allow
 
-	RequestTimeout Code = "request-timeout"  // 408; the connection is closed
-	TooLarge       Code = "too-large"        // 413
-	URITooLong     Code = "uri-too-long"     // 414
-	RateLimited    Code = "rate-limited"     // 429, Retry-After
-	HeaderTooLarge Code = "header-too-large" // 431
+	RequestTimeout  Code = "request-timeout"  // 408; the connection is closed
+	DuplicateTunnel Code = "duplicate-tunnel" // 409; the upstream named this node as one that it has
+	TooLarge        Code = "too-large"        // 413
+	URITooLong      Code = "uri-too-long"     // 414
+	RateLimited     Code = "rate-limited"     // 429, Retry-After
+	HeaderTooLarge  Code = "header-too-large" // 431
 
 	Internal            Code = "internal"             // 500
 	NoUpstream          Code = "no-upstream"          // 502
@@ -53,6 +54,7 @@ const (
 const (
 	grpcInvalidArgument   = 3
 	grpcDeadlineExceeded  = 4
+	grpcAlreadyExists     = 6
 	grpcPermissionDenied  = 7
 	grpcResourceExhausted = 8
 	grpcUnimplemented     = 12
@@ -89,11 +91,12 @@ var kinds = map[Code]kind{
 	ReservedPath:     {http.StatusNotFound, "not found", grpcUnimplemented},
 	MethodNotAllowed: {http.StatusMethodNotAllowed, "method not allowed", grpcUnimplemented},
 
-	RequestTimeout: {http.StatusRequestTimeout, "request timeout", grpcDeadlineExceeded},
-	TooLarge:       {http.StatusRequestEntityTooLarge, "request entity too large", grpcResourceExhausted},
-	URITooLong:     {http.StatusRequestURITooLong, "request uri too long", grpcResourceExhausted},
-	RateLimited:    {http.StatusTooManyRequests, "rate limited", grpcResourceExhausted},
-	HeaderTooLarge: {http.StatusRequestHeaderFieldsTooLarge, "request header fields too large", grpcResourceExhausted},
+	RequestTimeout:  {http.StatusRequestTimeout, "request timeout", grpcDeadlineExceeded},
+	DuplicateTunnel: {http.StatusConflict, "node has a tunnel of this upstream already", grpcAlreadyExists},
+	TooLarge:        {http.StatusRequestEntityTooLarge, "request entity too large", grpcResourceExhausted},
+	URITooLong:      {http.StatusRequestURITooLong, "request uri too long", grpcResourceExhausted},
+	RateLimited:     {http.StatusTooManyRequests, "rate limited", grpcResourceExhausted},
+	HeaderTooLarge:  {http.StatusRequestHeaderFieldsTooLarge, "request header fields too large", grpcResourceExhausted},
 
 	Internal:            {http.StatusInternalServerError, "internal error", grpcInternal},
 	NoUpstream:          {http.StatusBadGateway, "no available upstreams", grpcUnavailable},

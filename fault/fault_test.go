@@ -37,6 +37,7 @@ func TestCodes(t *testing.T) {
 		{"reserved-path", 404, "not found", 12, ""},
 		{"method-not-allowed", 405, "method not allowed", 12, ""},
 		{"request-timeout", 408, "request timeout", 4, ""},
+		{"duplicate-tunnel", 409, "node has a tunnel of this upstream already", 6, ""},
 		{"too-large", 413, "request entity too large", 8, ""},
 		{"uri-too-long", 414, "request uri too long", 8, ""},
 		{"rate-limited", 429, "rate limited", 8, "1"},

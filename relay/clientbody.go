@@ -79,12 +79,27 @@ func (b *Body) Attach(out *http.Request) bool {
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.base > 0 || b.released || b.end != nil && b.end != io.EOF {
+	if !b.whole() {
 		return false
 	}
 	b.current = &bodyReader{b: b, out: out}
 	out.Body, out.ContentLength, out.Trailer = b.current, b.req.ContentLength, b.req.Trailer
 	return true
+}
+
+// Whole reports whether Attach would still give out the body from its first byte on.
+func (b *Body) Whole() bool {
+	if b == nil {
+		return true
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.whole()
+}
+
+// whole wants mu.
+func (b *Body) whole() bool {
+	return b.base == 0 && !b.released && (b.end == nil || b.end == io.EOF)
 }
 
 // Release gives up sending the body again: a response has come.

@@ -86,6 +86,8 @@ type exchange struct {
 	// Owned by the sender.
 	out sender
 
+	writing sync.Mutex // held by each write, and by settle; taken before mu
+
 	// Guarded by mu.
 	mu       sync.Mutex
 	cause    error // the first reason to give up
@@ -127,6 +129,10 @@ func (x *exchange) run() (*http.Response, error) {
 
 // readHead reads responses until a final one.
 func (x *exchange) readHead() error {
+	most := maxInformational
+	if x.out.go100 != nil {
+		most++ // the 100 that was asked for, perhaps by a node before one that sends the service's own on
+	}
 	for n := 0; ; n++ {
 		raw, err := x.readRaw()
 		if err != nil {
@@ -138,7 +144,7 @@ func (x *exchange) readHead() error {
 		if x.head.status >= 200 || x.head.status == http.StatusSwitchingProtocols {
 			return nil
 		}
-		if n == maxInformational {
+		if n == most {
 			return malformed("more than %d informational responses", maxInformational)
 		}
 		if err := x.informational(); err != nil {
@@ -215,24 +221,6 @@ func (x *exchange) setUnfit() {
 	x.mu.Lock()
 	x.unfit = true
 	x.mu.Unlock()
-}
-
-// failure says why the exchange failed, given what was seen of it.
-func (x *exchange) failure(seen error) error {
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	err, op := seen, "read response"
-	switch _, garbage := errors.AsType[*ProtocolError](seen); {
-	case x.cause != nil:
-		err = x.cause
-	case x.writeErr != nil && !garbage:
-		err, op = x.writeErr, "write request"
-	}
-	switch err.(type) {
-	case *ClientError, *exchangeError:
-		return err
-	}
-	return &exchangeError{op: op, err: err, never: !x.wrote && !x.responded, responded: x.responded}
 }
 
 // endReading says that the response is in, or was given up; the read buffer is not used any more. It wants readMu, or

@@ -94,6 +94,8 @@ func (x *exchange) sendHead() {
 // write writes a part of the request and reports whether that worked. A failure is kept, but does not end the
 // exchange: a service may have answered before it hung up.
 func (x *exchange) write(b []byte) bool {
+	x.writing.Lock()
+	defer x.writing.Unlock()
 	n, err := x.c.nc.Write(b)
 	x.mu.Lock()
 	defer x.mu.Unlock()

@@ -75,6 +75,14 @@ func (u *upgraded) Close() error {
 	return nil
 }
 
+// What follows makes it a net.Conn, whatever the connection can do of that.
+
+func (u *upgraded) LocalAddr() net.Addr                { return u.x.c.nc.LocalAddr() }
+func (u *upgraded) RemoteAddr() net.Addr               { return u.x.c.nc.RemoteAddr() }
+func (u *upgraded) SetDeadline(t time.Time) error      { return u.x.c.nc.SetDeadline(t) }
+func (u *upgraded) SetReadDeadline(t time.Time) error  { return u.x.c.nc.SetReadDeadline(t) }
+func (u *upgraded) SetWriteDeadline(t time.Time) error { return u.x.c.nc.SetWriteDeadline(t) }
+
 // Abort ends the connection so that the service sees a failure, and wakes who reads or writes it.
 func (u *upgraded) Abort() { u.x.c.abort() }
 

@@ -31,6 +31,7 @@ type carrier struct {
 	// Static after construction.
 	nc     net.Conn
 	client bool      // we mask, the peer does not
+	plain  bool      // between nodes: neither masks
 	epoch  time.Time // what last counts from
 
 	// last is when the last bytes arrived, in ns since epoch. Written by the

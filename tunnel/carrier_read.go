@@ -151,8 +151,10 @@ func (c *carrier) nextFrame() error {
 // checkMask holds the peer to its role: RFC 6455, section 5.1.
 func (c *carrier) checkMask(h frameHeader) error {
 	switch {
-	case h.masked == !c.client:
+	case h.masked == (!c.client && !c.plain):
 		return nil
+	case c.plain:
+		return violation("a frame of a node is masked")
 	case c.client:
 		return violation("a frame of the server is masked")
 	}

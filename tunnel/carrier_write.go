@@ -56,7 +56,7 @@ func (c *carrier) writeFrame(op byte, b []byte) error {
 		return c.ctl.err
 	}
 	var key *uint32
-	if c.client {
+	if c.client && !c.plain {
 		// The runtime's generator: ChaCha8, seeded by the system, one for each
 		// thread. RFC 6455, section 10.3, asks for keys that cannot be foreseen.
 		k := rand.Uint32()

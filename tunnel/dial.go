@@ -55,6 +55,10 @@ type Dialer struct {
 	Instance string
 	// Protocol is http or tcp; see HeaderProtocol.
 	Protocol string
+	// Nodes are the ids of nodes that are to refuse the tunnel, as there is one
+	// to each of them; see HeaderNodes, which names the first 16. A v0.9.0 node
+	// does not know of it.
+	Nodes []string
 	// Timeout bounds one attempt; 0 means 10 s.
 	Timeout time.Duration
 	// Options of the sessions.
@@ -79,6 +83,7 @@ func (d *Dialer) Dial(ctx context.Context, endpoint string) (*Session, error) {
 	set(HeaderFeatures, FeatureControl)
 	set(HeaderInstance, d.Instance)
 	set(HeaderProtocol, d.Protocol)
+	set(HeaderNodes, nodeList(d.Nodes))
 	// As the user wrote it: a v0.9.0 server tells cases apart.
 	c, answer, err := d.dialWebSocket(ctx, UpstreamPath+url.PathEscape(endpoint), extra)
 	if err != nil {

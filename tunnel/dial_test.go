@@ -47,7 +47,7 @@ func TestDialSendsWhatNodesWantToKnow(t *testing.T) {
 	d := &Dialer{
 		URL:      url + "/some/prefix/",
 		Token:    func(context.Context) (string, error) { return "secret\n", nil },
-		TenantID: "acme", Instance: "i-1", Protocol: "tcp",
+		TenantID: "acme", Instance: "i-1", Protocol: "tcp", Nodes: []string{"node-1", "node-2"},
 	}
 	s, err := d.Dial(t.Context(), "My:End@point")
 	if err != nil {
@@ -60,7 +60,7 @@ func TestDialSendsWhatNodesWantToKnow(t *testing.T) {
 	}
 	for name, want := range map[string]string{
 		"Authorization": "Bearer secret", HeaderTenantID: "acme", HeaderInstance: "i-1", HeaderProtocol: "tcp",
-		HeaderFeatures: "control", "Origin": "", "Sec-WebSocket-Extensions": "", "Sec-WebSocket-Protocol": "",
+		HeaderFeatures: "control", HeaderNodes: "node-1, node-2", "Origin": "", "Sec-WebSocket-Extensions": "", "Sec-WebSocket-Protocol": "",
 	} {
 		if got := r.Header.Get(name); got != want {
 			t.Errorf("%s: %q, want %q", name, got, want)
@@ -71,6 +71,22 @@ func TestDialSendsWhatNodesWantToKnow(t *testing.T) {
 	}
 	if p := s.Peer(); p.NodeID != "node-7" || p.ClusterSize != 3 || len(p.Features) != 1 || p.Features[0] != FeatureControl {
 		t.Errorf("the peer is %+v", p)
+	}
+}
+
+func TestDialNamesNoNodesIfThereAreNone(t *testing.T) {
+	got := make(chan *http.Request, 1)
+	url := rawServer(t, func(nc net.Conn, r *http.Request) {
+		got <- r
+		io.WriteString(nc, switching(r))
+	})
+	s, err := (&Dialer{URL: url, Nodes: []string{"no token"}}).Dial(t.Context(), "e")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	if r := <-got; r.Header.Values(HeaderNodes) != nil {
+		t.Errorf("sent %s: %q", HeaderNodes, r.Header.Values(HeaderNodes))
 	}
 }
 

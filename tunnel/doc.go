@@ -8,7 +8,7 @@
 //	GET {prefix}/piko/v1/upstream/{endpoint}  ----->           RFC 6455, version 13
 //	  Authorization: Bearer ...  x-piko-tenant-id: ...
 //	  x-piko-features: control   x-piko-instance: ...
-//	  x-piko-protocol: http
+//	  x-piko-protocol: http      x-piko-nodes: nodes it has tunnels at
 //	                            <-----  101 Switching Protocols
 //	                                      x-piko-features: control
 //	                                      x-piko-node-id: ...  x-piko-cluster-size: 3
@@ -30,8 +30,10 @@
 //
 // Life. Any received byte is life. After 10 s without one a side sends a
 // WebSocket ping; 5 s later without one the session is dead, unless the ping
-// may still wait in a queue that the peer's system is taking. "Closed by us",
+// may still wait in a queue that the peer's system is taking. Between two nodes,
+// whose session NewPeerSession starts, it is 1 s and 1 s. "Closed by us",
 // "closed by the peer" and "dead" are three errors; only the first is final.
 //
-// A refusal is an HTTP answer other than 101, as JSON; see package fault.
+// A refusal is an HTTP answer other than 101, as JSON; see package fault. A node
+// that is among x-piko-nodes refuses with 409, before it has registered anything.
 package tunnel

@@ -19,9 +19,16 @@ import (
 // handshakeTimeout bounds the writing of the 101.
 const handshakeTimeout = 10 * time.Second
 
+// HeaderNodes names the nodes that an upstream does not want this tunnel at,
+// since it has and keeps one at each of them: a list of ids. Such a node refuses
+// with fault.DuplicateTunnel and says in HeaderNodeID who it is. Otherwise a load
+// balancer's choice shows only when the node has made the tunnel known.
+const HeaderNodes = "x-piko-nodes"
+
 // Bounds on what an upstream may say of itself, which ends up in logs.
 const (
 	maxFeatures    = 16
+	maxNodes       = 16
 	maxHelloValue  = 64
 	handshakeKey   = 16 // bytes, RFC 6455, section 4.1
 	handshakeMagic = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
@@ -33,6 +40,7 @@ type Hello struct {
 	Features []string // in lower case; names that we do not know are among them
 	Instance string   // "" if absent or not printable
 	Protocol string   // "http", "tcp" or ""
+	Nodes    []string // that the upstream has tunnels at; at most 16
 }
 
 // Reply is what the node answers in the 101. Zero values are left out.
@@ -45,7 +53,7 @@ type Reply struct {
 // ReadHello reads a handshake's extensions. What is not well formed counts as
 // absent, since nothing depends on it but comfort.
 func ReadHello(r *http.Request) Hello {
-	h := Hello{Features: readFeatures(r.Header)}
+	h := Hello{Features: readFeatures(r.Header), Nodes: readNodes(r.Header)}
 	if v := r.Header.Get(HeaderInstance); isToken(v) {
 		h.Instance = v
 	}
@@ -65,6 +73,33 @@ func readFeatures(h http.Header) []string {
 		}
 	}
 	return features
+}
+
+// readNodes lists the nodes named in h. A list that is not well formed, or too
+// long, names none: then a tunnel too many is opened and let go of again.
+func readNodes(h http.Header) []string {
+	var nodes []string
+	for id := range headerTokens(h, HeaderNodes) {
+		switch {
+		case id == "": // RFC 9110, section 5.6.1.2
+		case !isToken(id) || len(nodes) == maxNodes:
+			return nil
+		default:
+			nodes = append(nodes, id)
+		}
+	}
+	return nodes
+}
+
+// nodeList is the value of HeaderNodes for as many of the nodes as it may name.
+func nodeList(nodes []string) string {
+	var named []string
+	for _, id := range nodes {
+		if isToken(id) && !strings.Contains(id, ",") && len(named) < maxNodes {
+			named = append(named, id)
+		}
+	}
+	return strings.Join(named, ", ")
 }
 
 // headerTokens ranges over the elements of a header that is a list.

@@ -109,12 +109,19 @@ func TestReadHello(t *testing.T) {
 		want        Hello
 	}{
 		{"v0.9.0", "", Hello{}},
-		{"ours", "x-piko-features: control\r\nx-piko-instance: 7f3a\r\nx-piko-protocol: http\r\n", Hello{[]string{"control"}, "7f3a", "http"}},
+		{"ours", "x-piko-features: control\r\nx-piko-instance: 7f3a\r\nx-piko-protocol: http\r\n", Hello{Features: []string{"control"}, Instance: "7f3a", Protocol: "http"}},
 		{"features over lines, in cases, twice, unknown ones too", "X-Piko-Features: Control,meta\r\nx-piko-features:  h2 , control,,\r\n", Hello{Features: []string{"control", "meta", "h2"}}},
 		{"protocol in capitals", "x-piko-protocol: TCP\r\n", Hello{Protocol: "tcp"}},
 		{"protocol unknown", "x-piko-protocol: quic\r\n", Hello{}},
 		{"instance with spaces", "x-piko-instance: a b\r\n", Hello{}},
 		{"instance too long", "x-piko-instance: " + strings.Repeat("i", 65) + "\r\n", Hello{}},
+		{"nodes over lines", "x-piko-nodes: piko-0, eu.1\r\nX-Piko-Nodes: ,b,,\r\n", Hello{Nodes: []string{"piko-0", "eu.1", "b"}}},
+		{"nodes, one with a space", "x-piko-nodes: a, b c\r\n", Hello{}},
+		{"nodes, one too long", "x-piko-nodes: a, " + strings.Repeat("n", 65) + "\r\n", Hello{}},
+		{"nodes, one of odd bytes", "x-piko-nodes: a, b\xff\r\n", Hello{}},
+		{"no nodes", "x-piko-nodes: ,\r\n", Hello{}},
+		{"16 nodes", "x-piko-nodes: " + commas(16) + "\r\n", Hello{Nodes: strings.Split(commas(16), ",")}},
+		{"17 nodes", "x-piko-nodes: " + commas(16) + "\r\nx-piko-nodes: q\r\n", Hello{}},
 		{"feature too long", "x-piko-features: " + strings.Repeat("f", 65) + ", control\r\n", Hello{Features: []string{"control"}}},
 	} {
 		if got := ReadHello(readRequest(t, handshakeLines+c.lines)); !reflect.DeepEqual(got, c.want) {
@@ -124,6 +131,28 @@ func TestReadHello(t *testing.T) {
 	many := "x-piko-features: " + strings.Join(strings.Split("abcdefghijklmnopqrstuvwxyz", ""), ",") + "\r\n"
 	if got := ReadHello(readRequest(t, handshakeLines+many)); len(got.Features) != maxFeatures {
 		t.Errorf("%d features kept, want at most %d", len(got.Features), maxFeatures)
+	}
+}
+
+// commas is a list of so many letters.
+func commas(n int) string {
+	return strings.Join(strings.Split("abcdefghijklmnopqrstuvwxyz"[:n], ""), ",")
+}
+
+func TestNodeList(t *testing.T) {
+	for _, c := range []struct {
+		name  string
+		nodes []string
+		want  string
+	}{
+		{"none", nil, ""},
+		{"some", []string{"a", "b.c"}, "a, b.c"},
+		{"what would be read as something else is left out", []string{"a,b", "", "c d", "e\r\nx: y", strings.Repeat("n", 65), "f"}, "f"},
+		{"too many", strings.Split(commas(20), ","), strings.ReplaceAll(commas(16), ",", ", ")},
+	} {
+		if got := nodeList(c.nodes); got != c.want {
+			t.Errorf("%s: %q, want %q", c.name, got, c.want)
+		}
 	}
 }
 
@@ -198,6 +227,7 @@ func TestAcceptHandshakeBehindMiddleware(t *testing.T) {
 func FuzzHandshakeRequest(f *testing.F) {
 	f.Add(handshakeLines)
 	f.Add(handshakeLines + "x-piko-features: a, b\r\nx-piko-instance: i\r\n")
+	f.Add(handshakeLines + "x-piko-nodes: a, b\r\nx-piko-nodes: c\r\n")
 	f.Add("GET / HTTP/1.1\r\nHost: x\r\nSec-WebSocket-Key: ====\r\n")
 	f.Fuzz(func(t *testing.T, lines string) {
 		r, err := http.ReadRequest(bufio.NewReader(strings.NewReader(lines + "\r\n")))
@@ -207,6 +237,10 @@ func FuzzHandshakeRequest(f *testing.F) {
 		hello := ReadHello(r)
 		if len(hello.Features) > maxFeatures || len(hello.Instance) > maxHelloValue {
 			t.Fatalf("ReadHello = %+v", hello)
+		}
+		// What is read is what an upstream could have meant by its list.
+		if written := nodeList(hello.Nodes); len(hello.Nodes) > maxNodes || written != strings.Join(hello.Nodes, ", ") {
+			t.Fatalf("%q is written as %q", hello.Nodes, written)
 		}
 		if err := CheckHandshake(r); err != nil {
 			if code := fault.From(err).Code; code == fault.Internal {

@@ -15,7 +15,27 @@ const (
 	// that a dead peer is gone within 15 s and not a tick later, and its ticks
 	// are not those of its epoch.
 	earlyCheck = 2 * wheelTick
+
+	// timerTick is the least that a session's own timer waits.
+	timerTick = 50 * time.Millisecond
 )
+
+// peerPace is for sessions between nodes, where a peer that is silent for 2 s
+// is to be found dead: requests can go elsewhere. A check that comes late is
+// forgiven sooner, or a machine without time for us would lose its peers.
+var peerPace = &pace{idle: time.Second, first: time.Second, pong: time.Second, late: 250 * time.Millisecond}
+
+// tunnelPace is for all others.
+var tunnelPace = &pace{idle: idleBeforePing, first: idleAfterHandshake, pong: pongWithin, late: lateCheck, early: earlyCheck}
+
+// pace is how long a session waits for signs of life.
+type pace struct {
+	idle  time.Duration // without a byte, before a ping
+	first time.Duration // the same, when there was none since the handshake
+	pong  time.Duration // for an answer
+	late  time.Duration // later than this and it was us who slept
+	early time.Duration // how much too early a check may be
+}
 
 // verdict is what is to be done about a peer.
 type verdict int
@@ -28,6 +48,7 @@ const (
 
 // liveness decides, and does nothing. Its time is that of its caller.
 type liveness struct {
+	pace    *pace // nil: tunnelPace
 	started time.Time
 	pinged  time.Time // the last time; zero: never
 	due     time.Time // when check is to be called next
@@ -37,23 +58,24 @@ type liveness struct {
 // check says what to do at now, given when the last byte came, and sets due.
 // It tolerates a caller who comes a little early.
 func (l *liveness) check(now, lastRead time.Time) verdict {
+	p := l.waits()
 	if !l.waiting(lastRead) {
-		wait := idleBeforePing
+		wait := p.idle
 		if !lastRead.After(l.started) {
-			wait = idleAfterHandshake
+			wait = p.first
 		}
-		if now.Sub(lastRead) < wait-earlyCheck {
+		if now.Sub(lastRead) < wait-p.early {
 			l.due = lastRead.Add(wait)
 			return leaveAlone
 		}
 		return l.ping(now)
 	}
-	dead := l.pinged.Add(pongWithin)
+	dead := l.pinged.Add(p.pong)
 	switch {
-	case now.Before(dead.Add(-earlyCheck)):
+	case now.Before(dead.Add(-p.early)):
 		l.due = dead
 		return leaveAlone
-	case now.Sub(l.due) > lateCheck:
+	case now.Sub(l.due) > p.late:
 		// The machine slept or had no time for us: the answer may lie unread
 		// in the socket. The peer gets another chance.
 		return l.ping(now)
@@ -67,15 +89,22 @@ func (l *liveness) waiting(lastRead time.Time) bool {
 }
 
 func (l *liveness) ping(now time.Time) verdict {
-	l.pinged, l.due = now, now.Add(pongWithin)
+	l.pinged, l.due = now, now.Add(l.waits().pong)
 	return sendPing
+}
+
+func (l *liveness) waits() *pace {
+	if l.pace == nil {
+		return tunnelPace
+	}
+	return l.pace
 }
 
 // watch starts the watch over the peer's life.
 func (s *Session) watch(now time.Time) {
 	s.mu.Lock()
 	s.life.started = now
-	s.life.due = now.Add(idleAfterHandshake)
+	s.life.due = now.Add(s.life.waits().first)
 	due := s.life.due
 	if s.wheel == nil && s.err == nil {
 		s.timer = time.AfterFunc(due.Sub(now), s.onTimer)
@@ -96,11 +125,11 @@ func (s *Session) onTimer() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.err == nil {
-		s.timer.Reset(max(due.Sub(now), wheelTick))
+		s.timer.Reset(max(due.Sub(now), timerTick))
 	}
 }
 
-// Probe asks the peer for a sign of life now; it has 5 s. It is for a session
+// Probe asks the peer for a sign of life now; it has 5 s (a node 1 s). It is for a session
 // whose peer seems to have come back on another one.
 func (s *Session) Probe() {
 	now, lastRead := time.Now(), s.c.lastRead()
@@ -113,7 +142,7 @@ func (s *Session) Probe() {
 	due := s.life.due
 	s.sendPing()
 	if s.timer != nil {
-		s.timer.Reset(pongWithin)
+		s.timer.Reset(due.Sub(now))
 	}
 	s.mu.Unlock()
 	if s.wheel != nil {

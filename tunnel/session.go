@@ -75,6 +75,10 @@ func startSession(c *carrier, node bool, peer Peer, opt Options) *Session {
 		wheel:  opt.Wheel,
 		done:   make(chan struct{}),
 	}
+	if c.plain {
+		s.life.pace = peerPace
+		s.wheel = nil // its ticks are too coarse for that
+	}
 	withControl := slices.Contains(peer.Features, FeatureControl)
 	if withControl {
 		s.ctl = newControl(s)

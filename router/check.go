@@ -34,9 +34,9 @@ func (t *Table) ConsistencyCheck() error {
 	if e, u := t.Totals(); e != endpoints || u != upstreams {
 		errs = append(errs, fmt.Errorf("totals say %d endpoints, %d upstreams; there are %d, %d", e, u, endpoints, upstreams))
 	}
-	for n, level := range t.nodes {
-		if len(level) != remotes[n] || len(level) == 0 {
-			errs = append(errs, fmt.Errorf("node %s has %d endpoints in the table and said %d", n.id, remotes[n], len(level)))
+	for n, count := range t.nodes {
+		if count != remotes[n] || count == 0 {
+			errs = append(errs, fmt.Errorf("node %s has %d endpoints in the table and counts %d", n.id, remotes[n], count))
 		}
 	}
 	if len(remotes) != len(t.nodes) {
@@ -54,8 +54,8 @@ func (t *Table) checkRoute(endpoint string, route *Route) error {
 		if i > 0 && route.Remotes[i-1].Node.id > r.Node.id {
 			return fmt.Errorf("%q has its nodes out of order", endpoint)
 		}
-		if r.Count <= 0 || t.nodes[r.Node][endpoint] != r.Count || r.load == nil {
-			return fmt.Errorf("%q has %d upstreams on node %s, which said %d", endpoint, r.Count, r.Node.id, t.nodes[r.Node][endpoint])
+		if r.Weight <= 0 || r.state == nil {
+			return fmt.Errorf("%q has the weight %d on node %s, state %v", endpoint, r.Weight, r.Node.id, r.state)
 		}
 	}
 	return nil

@@ -13,11 +13,38 @@ func (l *load) end()   { l.n.Add(-1) }
 
 func (l *load) inFlight() int { return int(max(l.n.Load(), 0)) }
 
-// paddedLoad is the load of one endpoint at one node. It fills a cache line,
-// since few endpoints are hot and their counters are allocated side by side.
-type paddedLoad struct {
+// remoteState is what is known here of one endpoint at one node. There may be a
+// million of them, few of which are ever used: it is not padded.
+type remoteState struct {
 	load
-	_ [64 - 8]byte
+	missed missed
+}
+
+// missTime is how long a node is left out for an endpoint that it said it cannot
+// serve, unless it says something new about the endpoint before. It is longer than
+// a request waits for such news.
+const missTime = 2 * time.Second
+
+// missed is until when that is, in microseconds of Unix time; 0 is not at all.
+type missed struct{ until atomic.Int64 }
+
+func (m *missed) set(now time.Time) { m.until.Store(now.Add(missTime).UnixMicro()) }
+
+// clear writes only if there is something to forget.
+func (m *missed) clear() {
+	if m.until.Load() != 0 {
+		m.until.Store(0)
+	}
+}
+
+// at holds a time that is too far away for over: the clock was set back.
+func (m *missed) at(now time.Time) bool {
+	until := m.until.Load()
+	if until == 0 {
+		return false
+	}
+	left := time.UnixMicro(until).Sub(now)
+	return left > 0 && left <= missTime
 }
 
 // Passive ejection: the first failure costs a candidate minEjection, each one

@@ -14,13 +14,14 @@ type Route struct {
 
 // Remote is a node that serves the endpoint.
 type Remote struct {
-	Node  *Node
-	Count int // of upstreams there
+	Node *Node
+	// Weight is the sum of the weights of the upstreams there: 100 for one.
+	Weight int
 
-	load *load // requests in flight from here to this endpoint there
+	state *remoteState // of this endpoint there
 }
 
-func (r Remote) target() Target { return Target{Node: r.Node, load: r.load} }
+func (r Remote) target() Target { return Target{Node: r.Node, remote: r.state} }
 
 // hopCost is what a hop counts for beside the requests in flight: a local
 // upstream is chosen until it has that many more in flight than a remote one.
@@ -76,13 +77,15 @@ func (l *Local) score() score {
 }
 
 func (r Remote) score() score {
-	count := uint64(max(r.Count, 1))
-	return score{load: uint64(r.target().counter().inFlight()) + hopCost*count, weight: count}
+	weight := uint64(r.share())
+	return score{load: uint64(r.target().counter().inFlight())*maxWeight + hopCost*weight, weight: weight}
 }
 
 // share is the weight, of which an unhealthy candidate has a little too: among
 // its like it may be chosen.
 func (l *Local) share() int { return max(int(l.weight.Load()), 1) }
+
+func (r Remote) share() int { return max(r.Weight, 1) }
 
 // picker is one call of Pick.
 type picker struct {
@@ -117,9 +120,10 @@ func (p *picker) localRank(l *Local) rank {
 	return healthy
 }
 
-func (p *picker) nodeRank(n *Node) rank {
+func (p *picker) remoteRank(r Remote) rank {
+	n := r.Node
 	switch {
-	case n.dead.Load() || p.tried.hasNode(n):
+	case n.dead.Load() || p.tried.hasNode(n) || r.state.missed.at(p.now):
 		return out
 	case n.ejected.at(p.now):
 		return ejected
@@ -195,12 +199,11 @@ func (p *picker) remote(want rank) int {
 func (p *picker) scanRemotes(want rank, except int) int {
 	chosen, total := -1, 0
 	for i, r := range p.route.Remotes {
-		if i == except || p.nodeRank(r.Node) != want {
+		if i == except || p.remoteRank(r) != want {
 			continue
 		}
-		count := max(r.Count, 1)
-		total += count
-		if p.below(total) < count {
+		total += r.share()
+		if p.below(total) < r.share() {
 			chosen = i
 		}
 	}

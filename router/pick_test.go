@@ -33,7 +33,7 @@ func candidates(words string) (route *Route, byName map[string]Target) {
 		parts := strings.Split(word, ":")
 		name, target := parts[0], Target{}
 		if strings.HasPrefix(name, "node") {
-			r := Remote{Node: newNode(name), Count: 1}
+			r := Remote{Node: newNode(name), Weight: maxWeight, state: new(remoteState)}
 			for _, state := range parts[1:] {
 				setNode(&r, state)
 			}
@@ -73,7 +73,7 @@ func setNode(r *Remote, state string) {
 	var n int
 	switch {
 	case scan(state, "x%d", &n):
-		r.Count = n
+		r.Weight = n * maxWeight
 	case scan(state, "busy=%d", &n):
 		for range n {
 			r.target().Begin()
@@ -206,6 +206,14 @@ func TestTried(t *testing.T) {
 	if tried.Len() != 1 || !tried.Has(byName["a0"]) {
 		t.Errorf("after adding one twice: %d", tried.Len())
 	}
+	node := Target{Node: newNode("node1")}
+	tried.Add(node)
+	tried.Remove(byName["a0"])
+	tried.Remove(byName["a1"]) // which is not in it
+	if tried.Len() != 1 || tried.Has(byName["a0"]) || !tried.Has(node) {
+		t.Errorf("after removing one of two: %d", tried.Len())
+	}
+	tried.Remove(node)
 	for _, l := range route.Locals {
 		tried.Add(Target{Local: l})
 	}
@@ -240,11 +248,11 @@ func TestTarget(t *testing.T) {
 		}
 		target.Failed(noon)
 		p := picker{now: noon}
-		if target.Local != nil && p.localRank(local) != ejected || target.Node != nil && p.nodeRank(node) != ejected {
+		if target.Local != nil && p.localRank(local) != ejected || target.Node != nil && p.remoteRank(route.Remotes[0]) != ejected {
 			t.Error("Failed ejected nobody")
 		}
 		target.Succeeded()
-		if target.Local != nil && p.localRank(local) != healthy || target.Node != nil && p.nodeRank(node) != healthy {
+		if target.Local != nil && p.localRank(local) != healthy || target.Node != nil && p.remoteRank(route.Remotes[0]) != healthy {
 			t.Error("Succeeded healed nobody")
 		}
 		if u, want := target.Upstream("e"), map[bool]named{true: "here", false: "there/e"}[target.Local != nil]; u != want {
@@ -263,7 +271,7 @@ func TestTarget(t *testing.T) {
 // TestCacheLines: requests on two candidates must not share a line.
 func TestCacheLines(t *testing.T) {
 	for name, size := range map[string]uintptr{
-		"Local": unsafe.Sizeof(Local{}), "Node": unsafe.Sizeof(Node{}), "paddedLoad": unsafe.Sizeof(paddedLoad{}),
+		"Local": unsafe.Sizeof(Local{}), "Node": unsafe.Sizeof(Node{}),
 	} {
 		if size != 64 {
 			t.Errorf("%s has %d bytes, want 64", name, size)

@@ -56,26 +56,52 @@ func (r *Route) withoutLocal(l *Local) *Route {
 	return next.orNil()
 }
 
-// withRemote sets the number of upstreams on the node; 0 takes the node out.
+// remote is the node in the route; the zero Remote if it is not in it.
+func (r *Route) remote(n *Node) Remote {
+	if r != nil {
+		for i := range r.Remotes {
+			if r.Remotes[i].Node == n {
+				return r.Remotes[i]
+			}
+		}
+	}
+	return Remote{}
+}
+
+// withRemote sets the weight of the upstreams on the node; 0 takes the node out.
 // Remotes are in the order of their ids, whatever the order of the changes.
-func (r *Route) withRemote(n *Node, count int) *Route {
+func (r *Route) withRemote(n *Node, weight int) *Route {
 	next := r.orEmpty()
-	remote := Remote{Node: n, Count: count}
-	remotes := make([]Remote, 0, len(next.Remotes)+1)
+	remote := Remote{Node: n, Weight: weight}
+	remotes := make([]Remote, 0, len(next.Remotes)+min(weight, 1)) // of the very size: there may be a million
 	for _, other := range next.Remotes {
 		if other.Node == n {
-			remote.load = other.load // requests are in flight on it
+			remote.state = other.state // requests are in flight on it
+			remote.state.missed.clear()
 			continue
 		}
 		remotes = append(remotes, other)
 	}
-	if count > 0 {
-		if remote.load == nil {
-			remote.load = &new(paddedLoad).load
+	if weight > 0 {
+		if remote.state == nil {
+			remote.state = new(remoteState)
 		}
 		i, _ := slices.BinarySearchFunc(remotes, n.id, func(r Remote, id string) int { return cmp.Compare(r.Node.id, id) })
 		remotes = slices.Insert(remotes, i, remote)
 	}
 	next.Remotes = remotes
 	return next.orNil()
+}
+
+// localWeight is the sum of the weights of the local upstreams, at least 1 if
+// there is one.
+func (r *Route) localWeight() int {
+	if r.locals() == 0 {
+		return 0
+	}
+	sum := 0
+	for _, l := range r.Locals {
+		sum += int(l.weight.Load())
+	}
+	return max(sum, 1)
 }

@@ -7,7 +7,8 @@
 // that own the connections implement.
 //
 // Who calls whom: upstreamconn adds a Local when a tunnel opens and removes it
-// when the tunnel ends; whoever learns what other nodes serve calls SetNode;
+// when the tunnel ends; whoever learns what other nodes serve calls SetNode
+// and PatchNode;
 // proxy looks up and picks, once or more for each request:
 //
 //	route := table.Lookup(endpoint)
@@ -99,15 +100,12 @@ type Node struct {
 	id       string
 	upstream func(endpoint string) Upstream
 
-	// Requests in flight of those Remotes that have no counter of their own.
-	load load
-
 	// Written when something changes.
 	ejected  ejection
 	dead     atomic.Bool
 	draining atomic.Bool
 
-	_ [64 - 16 - 8 - 8 - 8 - 8]byte
+	_ [64 - 16 - 8 - 8 - 8]byte
 }
 
 // NewNode returns a node that is alive. upstream gives what carries requests
@@ -146,7 +144,7 @@ type Target struct {
 	Local *Local
 	Node  *Node
 
-	load *load // of the node for this endpoint; nil: the node's own
+	remote *remoteState // of the endpoint at the node
 }
 
 // OK reports whether there is a target.
@@ -185,13 +183,19 @@ func (t Target) Succeeded() {
 }
 
 func (t Target) counter() *load {
-	switch {
-	case t.Local != nil:
+	if t.Local != nil {
 		return &t.Local.load
-	case t.load != nil:
-		return t.load
 	}
-	return &t.Node.load
+	return &t.remote.load
+}
+
+// Missed says that the target, a node, cannot serve the endpoint at present:
+// it is out for this endpoint until the node says something new about it, or for
+// 2 s. Of a local target it says nothing.
+func (t Target) Missed(now time.Time) {
+	if t.remote != nil {
+		t.remote.missed.set(now)
+	}
 }
 
 // maxTried bounds how many candidates one request may be given.
@@ -210,6 +214,18 @@ func (t *Tried) Add(target Target) {
 	if target.OK() && t.n < maxTried && !t.Has(target) {
 		t.targets[t.n] = target
 		t.n++
+	}
+}
+
+// Remove takes a target out of the set, for one that nothing was tried with after
+// all.
+func (t *Tried) Remove(target Target) {
+	for i := range t.n {
+		if t.targets[i].Local == target.Local && t.targets[i].Node == target.Node {
+			t.n--
+			t.targets[i], t.targets[t.n] = t.targets[t.n], Target{}
+			return
+		}
 	}
 }
 

@@ -4,7 +4,6 @@ import (
 	"hash/maphash"
 	"iter"
 	"maps"
-	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -19,7 +18,8 @@ const shardCount = 4096
 // called by any goroutine at any time. Use NewTable.
 type Table struct {
 	// Static after construction.
-	seed maphash.Seed
+	seed     maphash.Seed
+	observer func(endpoint string, weight int) // set before use; nil: nobody
 
 	// Read by Lookup without a lock.
 	shards [shardCount]shard
@@ -27,10 +27,10 @@ type Table struct {
 	// Local counts; written with the shard's lock held.
 	endpoints, upstreams atomic.Int64
 
-	// nodesMu makes one SetNode wait for the other. It is taken before a
+	// nodesMu makes changes of nodes wait for each other. It is taken before a
 	// shard's lock, never after.
 	nodesMu sync.Mutex
-	nodes   map[*Node]map[string]int // what SetNode said last; guarded by nodesMu
+	nodes   map[*Node]int // endpoints of each node; guarded by nodesMu
 }
 
 // entry is an endpoint that somebody serves. Its identity stays while its
@@ -48,7 +48,7 @@ type shard struct {
 
 // NewTable returns an empty table.
 func NewTable() *Table {
-	return &Table{seed: maphash.MakeSeed(), nodes: make(map[*Node]map[string]int)}
+	return &Table{seed: maphash.MakeSeed(), nodes: make(map[*Node]int)}
 }
 
 func (t *Table) shardOf(endpoint string) int {
@@ -83,72 +83,17 @@ func (t *Table) Add(endpoint string, l *Local) (remove func()) {
 	}
 }
 
-// SetNode says which endpoints the node serves, with the number of upstreams of
-// each, and replaces what was said of that node before: empty means none. A
-// count of 0 or less is none too. It keeps no reference to the map. It may be
-// repeated, and does only what has changed.
-func (t *Table) SetNode(n *Node, endpoints map[string]int) {
-	t.nodesMu.Lock()
-	defer t.nodesMu.Unlock()
-	changes := t.diff(n, endpoints)
-	for i := 0; i < len(changes); {
-		end := i + 1
-		for end < len(changes) && changes[end].shard == changes[i].shard {
-			end++
-		}
-		t.applyNode(n, changes[i:end])
-		i = end
-	}
-	if len(t.nodes[n]) == 0 {
-		delete(t.nodes, n)
-	}
-}
+// Observe has f told of what this node's own tunnels serve: each endpoint with
+// the sum of their weights (see Local.SetWeight), at least 1 while there is one,
+// and 0 when there is none any more. What f is told of one endpoint is in order.
+// It is called with a lock of the table held: it must be fast and not call the
+// table. Observe is called before the table is used.
+func (t *Table) Observe(f func(endpoint string, weight int)) { t.observer = f }
 
-// change says that an endpoint has that many upstreams on a node now.
-type change struct {
-	shard    int
-	endpoint string
-	count    int
-}
-
-// diff brings the node's level up to date and returns what changed, by shard.
-// The caller holds nodesMu.
-func (t *Table) diff(n *Node, endpoints map[string]int) []change {
-	level := t.nodes[n]
-	if level == nil {
-		level = make(map[string]int, len(endpoints))
-		t.nodes[n] = level
-	}
-	var changes []change
-	for endpoint := range level {
-		if endpoints[endpoint] <= 0 {
-			delete(level, endpoint)
-			changes = append(changes, change{t.shardOf(endpoint), endpoint, 0})
-		}
-	}
-	for endpoint, count := range endpoints {
-		if count > 0 && level[endpoint] != count {
-			if _, known := level[endpoint]; !known {
-				endpoint = strings.Clone(endpoint)
-			}
-			level[endpoint] = count
-			changes = append(changes, change{t.shardOf(endpoint), endpoint, count})
-		}
-	}
-	slices.SortFunc(changes, func(a, b change) int { return a.shard - b.shard })
-	return changes
-}
-
-// applyNode makes changes that are all in one shard: they copy it once.
-func (t *Table) applyNode(n *Node, changes []change) {
-	s := &t.shards[changes[0].shard]
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	b := batch{shard: s}
-	for _, c := range changes {
-		b.update(c.endpoint, func(old *Route) *Route { return old.withRemote(n, c.count) })
-	}
-	b.publish()
+// Reweigh tells the observer that the weight of a tunnel of the endpoint has
+// changed.
+func (t *Table) Reweigh(endpoint string) {
+	t.update(endpoint, func(old *Route) *Route { return old })
 }
 
 // update replaces the route of an endpoint of this node's tunnels.
@@ -157,10 +102,13 @@ func (t *Table) update(endpoint string, to func(old *Route) *Route) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	b := batch{shard: s}
-	before, after := b.update(endpoint, to)
+	before, after, route := b.update(endpoint, to)
 	b.publish()
 	t.upstreams.Add(int64(after - before))
 	t.endpoints.Add(int64(min(after, 1) - min(before, 1)))
+	if t.observer != nil {
+		t.observer(endpoint, route.localWeight())
+	}
 }
 
 // batch is a number of changes to one shard, whose lock is held until publish.
@@ -181,13 +129,13 @@ func (b *batch) current() map[string]*entry {
 
 // update sets one endpoint's route, where nil means that nobody serves it. It
 // returns the number of local upstreams before and after.
-func (b *batch) update(endpoint string, to func(old *Route) *Route) (before, after int) {
+func (b *batch) update(endpoint string, to func(old *Route) *Route) (before, after int, route *Route) {
 	e := b.current()[endpoint]
 	var old *Route
 	if e != nil {
 		old = e.route.Load()
 	}
-	route := to(old)
+	route = to(old)
 	switch {
 	case e == nil && route == nil:
 	case e == nil:
@@ -199,7 +147,7 @@ func (b *batch) update(endpoint string, to func(old *Route) *Route) (before, aft
 	default:
 		e.route.Store(route)
 	}
-	return old.locals(), route.locals()
+	return old.locals(), route.locals(), route
 }
 
 func (b *batch) writable() map[string]*entry {

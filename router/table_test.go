@@ -23,7 +23,7 @@ func dump(t *testing.T, table *Table) string {
 		}
 		slices.Sort(words)
 		for _, r := range route.Remotes {
-			words = append(words, fmt.Sprintf("%s*%d", r.Node.ID(), r.Count))
+			words = append(words, fmt.Sprintf("%s*%d", r.Node.ID(), r.Weight))
 		}
 		lines = append(lines, endpoint+": "+strings.Join(words, " "))
 	}
@@ -146,11 +146,13 @@ func TestShardsShrink(t *testing.T) {
 func TestConsistencyCheckFinds(t *testing.T) {
 	node := newNode("n")
 	breaks := map[string]func(*Table){
-		"a wrong total":        func(t *Table) { t.endpoints.Add(1) },
-		"an entry of nobody":   func(t *Table) { (*t.shards[t.shardOf("a")].entries.Load())["a"].route.Store(&Route{}) },
-		"a level out of step":  func(t *Table) { t.nodes[node]["a"] = 7 },
-		"a forgotten node":     func(t *Table) { delete(t.nodes, node) },
-		"an endpoint too many": func(t *Table) { t.nodes[node]["zzz"] = 1 },
+		"a wrong total":       func(t *Table) { t.endpoints.Add(1) },
+		"an entry of nobody":  func(t *Table) { (*t.shards[t.shardOf("a")].entries.Load())["a"].route.Store(&Route{}) },
+		"a count out of step": func(t *Table) { t.nodes[node]++ },
+		"a forgotten node":    func(t *Table) { delete(t.nodes, node) },
+		"a node of no weight": func(t *Table) {
+			(*t.shards[t.shardOf("a")].entries.Load())["a"].route.Load().Remotes[0].Weight = 0
+		},
 		"an entry out of place": func(t *Table) {
 			t.shards[(t.shardOf("a")+1)%shardCount].entries.Store(t.shards[t.shardOf("a")].entries.Load())
 		},

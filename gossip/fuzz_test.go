@@ -1,0 +1,84 @@
+package gossip
+
+import (
+	"bytes"
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+)
+
+func FuzzMeta(f *testing.F) {
+	f.Add(meta{proxyAddr: "10.0.0.1:8000", adminAddr: "[2001:db8::1]:8002", key: []byte("0123456789abcdef"), draining: true}.encode())
+	f.Add(meta{proxyAddr: "n:1", leaving: true}.encode())
+	f.Add([]byte{1, 0xff, 3, 'a', ':', '1', 0, 0, 9, 9})
+	f.Fuzz(func(t *testing.T, b []byte) {
+		m, err := parseMeta(b)
+		if err != nil {
+			return
+		}
+		if again, err := parseMeta(m.encode()); err != nil || !reflect.DeepEqual(again, m) {
+			t.Errorf("%+v becomes %+v, %v", m, again, err)
+		}
+		if strings.ContainsAny(m.proxyAddr+m.adminAddr, " \n\"/") {
+			t.Errorf("accepted %+v", m)
+		}
+	})
+}
+
+func FuzzAnnouncement(f *testing.F) {
+	f.Add(announcement{7, head{epoch: "n-00dc6acfac00", seq: 1, digest: 2, count: 3, upstreams: 4}}.encode())
+	f.Add([]byte{1, 0x80})
+	f.Fuzz(func(t *testing.T, b []byte) {
+		a, err := parseAnnouncement(b)
+		if err != nil {
+			return
+		}
+		if again, err := parseAnnouncement(a.encode()); err != nil || again != a {
+			t.Errorf("%+v becomes %+v, %v", a, again, err)
+		}
+	})
+}
+
+func FuzzMergeState(f *testing.F) {
+	b := appendAnnouncement(nil, announcement{7, head{epoch: "n-00dc6acfac00", seq: 1}})
+	f.Add(b)
+	f.Add(append(b, b[:4]...))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		c := &Cluster{nodes: map[string]*node{"n-00dc6acfac00": {}}}
+		c.metrics = newMetrics(nil, c)
+		c.queue.NumNodes = func() int { return 1 }
+		delegate{c}.MergeRemoteState(b, false)
+	})
+}
+
+func TestMeta(t *testing.T) {
+	good := meta{proxyAddr: "10.0.0.1:8000", adminAddr: "10.0.0.1:8002", key: bytes.Repeat([]byte{7}, 32)}
+	later := append(good.encode(), "of a later version"...)
+	later[1] |= 0xf8
+	if m, err := parseMeta(later); err != nil || !reflect.DeepEqual(m, good) {
+		t.Errorf("what is not known is left alone: %+v, %v", m, err)
+	}
+	for i := range good.encode() {
+		if _, err := parseMeta(good.encode()[:i]); err == nil {
+			t.Errorf("%d bytes are enough", i)
+		}
+	}
+	long := good
+	long.proxyAddr = strings.Repeat("a", 180) + ":8000"
+	if long.check() == nil {
+		t.Error("a meta that is too long passes")
+	}
+}
+
+func TestEpoch(t *testing.T) {
+	start := time.UnixMilli(1_700_000_000_123)
+	if id, at, err := parseEpoch(NewEpoch("node-1", start)); id != "node-1" || !at.Equal(start) || err != nil {
+		t.Errorf("got %s, %v, %v", id, at, err)
+	}
+	for _, bad := range []string{"", "-018bcfe5687b", "n018bcfe5687b", "n-018BCFE5687B", "n-18bcfe5687b", "n-+18bcfe5687b", "a b-018bcfe5687b", strings.Repeat("n", 200) + "-018bcfe5687b"} {
+		if id, _, err := parseEpoch(bad); err == nil {
+			t.Errorf("%q is of node %q", bad, id)
+		}
+	}
+}

@@ -29,7 +29,7 @@ func BenchmarkProxy(b *testing.B) {
 		for _, kind := range []struct {
 			name  string
 			start func(b *testing.B, service string) string
-		}{{"direct", direct}, {"piko", pikoChain}, {"piko-1", pikoOnce}, {"reverseproxy", reverseChain}, {"reverseproxy-1", reverseOnce}} {
+		}{{"direct", direct}, {"piko", pikoChain}, {"piko-1", pikoOnce}, {"piko-hop", pikoHop}, {"reverseproxy", reverseChain}, {"reverseproxy-1", reverseOnce}} {
 			b.Run(work.name+"/"+kind.name, func(b *testing.B) {
 				load(b, kind.start(b, origin(b, work.size)), work.clients, newAsker(work.method, work.size))
 			})
@@ -81,6 +81,63 @@ func pikoOnce(b *testing.B, service string) string {
 	}
 	return listen(b, p)
 }
+
+// pikoHop has another node between, without a tunnel's streams.
+func pikoHop(b *testing.B, service string) string {
+	table := router.NewTable()
+	o := newOwner(b, "owner", table)
+	pool := &relay.Pool{Dial: dialTo(service)}
+	b.Cleanup(pool.Close)
+	o.add("e", router.NewLocal(upstream{pool}))
+	p, err := NewPublic(Options{Lookup: table.Lookup})
+	if err != nil {
+		b.Fatal(err)
+	}
+	return listen(b, p)
+}
+
+// BenchmarkServeHTTP is the handlers alone, with upstreams and links in memory: what a request allocates at the entry
+// node without a hop and with one, and at the owner.
+func BenchmarkServeHTTP(b *testing.B) {
+	ok := answer(200)
+	local, remote := router.NewTable(), router.NewTable()
+	b.Cleanup(local.Add("e", router.NewLocal(NewRemote(ok, "e"))))
+	remote.SetNode(node("n", ok), map[string]int{"e": 100})
+	entry := func(table *router.Table) http.Handler {
+		p, err := NewPublic(Options{Lookup: table.Lookup})
+		if err != nil {
+			b.Fatal(err)
+		}
+		return p
+	}
+	owner, err := NewPeer(PeerOptions{Lookup: local.Lookup})
+	if err != nil {
+		b.Fatal(err)
+	}
+	for _, bb := range []struct {
+		name string
+		h    http.Handler
+	}{{"local", entry(local)}, {"entry", entry(remote)}, {"owner", owner}} {
+		b.Run(bb.name, func(b *testing.B) {
+			r := httptest.NewRequest("GET", "http://e.x/path", nil)
+			r.Header.Set(headerRoute, "e")
+			r.Header.Set(headerAttempts, "1")
+			w := discard{make(http.Header)}
+			b.ReportAllocs()
+			for b.Loop() {
+				clear(w.h)
+				bb.h.ServeHTTP(w, r)
+			}
+		})
+	}
+}
+
+// discard is a ResponseWriter that keeps nothing.
+type discard struct{ h http.Header }
+
+func (d discard) Header() http.Header         { return d.h }
+func (d discard) Write(p []byte) (int, error) { return len(p), nil }
+func (d discard) WriteHeader(int)             {}
 
 // agentLike is what an agent's handler does.
 func agentLike(b *testing.B, service string) string {

@@ -21,6 +21,9 @@ type call struct {
 	limit  time.Duration // for the answer, once the request is out; less than 0 is none
 	unhook func() bool
 
+	// Owned by the handler's goroutine.
+	hold bool // the entry node waits for a 100 that is not the service's
+
 	// Guarded by mu.
 	mu       sync.Mutex
 	cause    error // why it has ended
@@ -110,6 +113,19 @@ func (c *call) Watch(a relay.Aborter) {
 	if cause != nil {
 		a.Abort(cause)
 	}
+	if c.hold {
+		// There is a stream to an upstream, so that the body has somewhere to go. To say so here, before anybody reads the
+		// body, keeps net/http from saying it in the sender's goroutine while a 1xx of the service is passed on.
+		c.hold = false
+		c.x.w.WriteHeader(http.StatusContinue)
+	}
+}
+
+// rest says that no attempt is under way.
+func (c *call) rest() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.clearAlarm()
 }
 
 // WroteRequest starts the time that an upstream has for its answer. It may be called late: the sender of an attempt that
@@ -142,7 +158,7 @@ func (c *call) clearAlarm() {
 // Informational passes a 1xx response on, 100 only to a client that waits for it.
 func (c *call) Informational(status int, header http.Header) error {
 	r := c.x.r
-	if !r.ProtoAtLeast(1, 1) || status == http.StatusContinue && r.Header["Expect"] == nil {
+	if !r.ProtoAtLeast(1, 1) || status == http.StatusContinue && (r.Header["Expect"] == nil || r.Header[headerExpect] != nil && c.x.peer != nil) {
 		return nil
 	}
 	c.mu.Lock()

@@ -12,7 +12,9 @@ import (
 )
 
 // What a handler can see of malformed requests: 400 with the connection closed, and nothing reaches a service.
-func TestMalformedRequests(t *testing.T) {
+func TestMalformedRequests(t *testing.T) { everyWay(t, testMalformedRequests) }
+
+func testMalformedRequests(t *testing.T, newWorld worldMaker) {
 	w := newWorld(t, nil)
 	var reached atomic.Int32
 	for _, e := range []string{"e1", "e2", "e"} {
@@ -76,7 +78,9 @@ func TestMalformedRequests(t *testing.T) {
 }
 
 // Requests that look odd but are in order reach their service, and their target as it came.
-func TestTargetsPassAsTheyAre(t *testing.T) {
+func TestTargetsPassAsTheyAre(t *testing.T) { everyWay(t, testTargetsPassAsTheyAre) }
+
+func testTargetsPassAsTheyAre(t *testing.T, newWorld worldMaker) {
 	w := newWorld(t, nil)
 	for _, e := range []string{"e", "e2"} {
 		w.serve(e, func(w http.ResponseWriter, r *http.Request) { ok(w, e+" "+r.Method+" "+r.RequestURI+" "+r.Host) })
@@ -105,7 +109,9 @@ func TestTargetsPassAsTheyAre(t *testing.T) {
 }
 
 // With --proxy.domain other hosts name no endpoint.
-func TestDomains(t *testing.T) {
+func TestDomains(t *testing.T) { everyWay(t, testDomains) }
+
+func testDomains(t *testing.T, newWorld worldMaker) {
 	w := newWorld(t, func(o *Options) { o.Domains = []string{"Example.com", ".tunnels.example.org."} })
 	w.serve("e", func(w http.ResponseWriter, r *http.Request) { ok(w, "e") })
 	for host, want := range map[string]string{

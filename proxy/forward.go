@@ -3,21 +3,18 @@ package proxy
 import (
 	"errors"
 	"io"
-	"math/rand/v2"
 	"net"
 	"net/http"
 	"net/url"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"piko/fault"
 	"piko/relay"
 	"piko/router"
 )
-
-// maxAttempts bounds how often one request is sent.
-const maxAttempts = 3
 
 // statusClientGone is what metrics and logs say when nobody is left to answer, as nginx does.
 const statusClientGone = 499
@@ -29,14 +26,17 @@ var errNoResponse = errors.New("no response in time")
 type forwarder struct {
 	// Static after construction.
 	opt     Options
-	metrics *metrics
+	metrics *metrics // nil at the owner, as is budget
 	budget  *budget
+
+	waiters atomic.Int32 // requests that wait for a candidate
 }
 
 // exchange is one request on its way. It belongs to the handler's goroutine but for what mu guards.
 type exchange struct {
 	// Static after construction.
 	f     *forwarder
+	peer  *Peer // set at the owner, for what came by a hop
 	w     http.ResponseWriter
 	r     *http.Request
 	start time.Time
@@ -49,6 +49,8 @@ type exchange struct {
 	body      *relay.Body
 	tried     router.Tried
 	target    router.Target // of the attempt under way
+	attempt   attemptState
+	route     [1]string // value of headerRoute
 
 	// What became of it.
 	status   int
@@ -58,6 +60,8 @@ type exchange struct {
 	upgraded bool
 	err      error
 	header   http.Header // of the response
+
+	hopResult hopResult // at the owner
 
 	writer progressWriter
 }
@@ -87,7 +91,7 @@ func (x *exchange) forward(target string) {
 	}
 	x.err = err
 	if !x.clientsFault(err) {
-		x.target.Failed(time.Now())
+		x.blame(x.target)
 	}
 	x.resetOld()
 	panic(http.ErrAbortHandler) // the client must not take a part for the whole
@@ -121,7 +125,12 @@ func (x *exchange) prepare(target string) {
 	}
 	x.call.begin(x, limit)
 	x.url = url.URL{Scheme: "http", Host: x.r.Host, Opaque: target}
-	x.outHeader = x.f.outHeader(x.r)
+	x.attempt.most = maxAttempts
+	if x.peer != nil {
+		x.prepareHop()
+	} else {
+		x.outHeader = x.f.outHeader(x.r)
+	}
 	if x.upgrade == "" && x.outHeader["Upgrade"] != nil { // HTTP/1.0 has no upgrades
 		delete(x.outHeader, "Upgrade")
 		delete(x.outHeader, "Connection")
@@ -129,118 +138,16 @@ func (x *exchange) prepare(target string) {
 	x.body = relay.TakeBody(x.w, x.r, relay.BodyOptions{Keep: maxKept, Progress: x.readProgress()})
 }
 
-// request makes the request for one attempt: the last attempt's sender may still look at its own.
-func (x *exchange) request() (out *http.Request, ok bool) {
-	out = x.r.WithContext(&x.call)
-	out.URL, out.Header, out.Close = &x.url, x.outHeader, false
-	return out, x.body.Attach(out)
-}
-
-// attempts sends the request to one candidate after the other as long as that is safe.
-func (x *exchange) attempts() (*http.Response, error) {
-	var last error
-	for n := 0; ; n++ {
-		target := x.f.opt.Lookup(x.endpoint).Pick(time.Now(), rand.Uint64(), &x.tried)
-		if !target.OK() {
-			if last == nil {
-				last = fault.New(fault.NoUpstream, nil)
-			}
-			return nil, last
-		}
-		out, ok := x.request()
-		if !ok {
-			return nil, last
-		}
-		x.retries = n
-		res, err := x.attempt(target, out)
-		if err == nil {
-			return res, nil
-		}
-		last = err
-		kind, ok := x.mayRetry(err)
-		if !ok || n+1 == maxAttempts || kind == retryBudget && !x.spend() {
-			return nil, last
-		}
-		x.f.metrics.retries[kind].Inc()
-	}
-}
-
-// attempt sends the request to one target. If it answers the target stays in x, to be ended with the response.
-func (x *exchange) attempt(target router.Target, out *http.Request) (*http.Response, error) {
-	x.target = target
-	x.tried.Add(target)
-	target.Begin()
-	res, err := target.Upstream(x.endpoint).RoundTrip(out)
-	down := err == nil && res.StatusCode == http.StatusBadGateway && agentError(res)
-	if down && x.couldPassOver() {
-		_ = res.Body.Close()
-		err = errServiceDown
-	}
-	if down || err != nil && x.targetsFault(err) {
-		target.Failed(time.Now())
-	}
-	if err != nil {
-		target.End()
-		return nil, err
-	}
-	x.call.answer()
-	if !down {
-		target.Succeeded()
-	}
-	return res, nil
-}
-
-// errServiceDown is what became of an attempt whose agent could not reach its service.
-var errServiceDown = fault.New(fault.UpstreamUnreachable, errors.New("the agent cannot reach its service"))
-
-// couldPassOver reports whether an agent's answer that its service is down need not be shown: when the request may be
-// sent again and another candidate is left. Otherwise it is an answer like any other.
-func (x *exchange) couldPassOver() bool {
-	return x.retries+1 < maxAttempts && relay.Idempotent(x.r.Method) &&
-		x.f.opt.Lookup(x.endpoint).Pick(time.Now(), rand.Uint64(), &x.tried).OK()
-}
-
-// mayRetry says whether a request that failed may be sent to another candidate, and for which reason.
-func (x *exchange) mayRetry(err error) (retryKind, bool) {
-	switch {
-	case x.r.Context().Err() != nil, isClientError(err), x.call.timedOut():
-		return 0, false
-	case relay.NeverExecuted(err):
-		return retryFree, true
-	}
-	return retryBudget, relay.Idempotent(x.r.Method) && !relay.Responded(err)
-}
-
-// spend takes a retry from the budget.
-func (x *exchange) spend() bool {
-	ok := x.f.budget.retry(time.Now())
-	if !ok {
-		x.f.metrics.exhausted.Inc()
-	}
-	return ok
-}
-
-func isClientError(err error) bool {
-	_, ok := errors.AsType[*relay.ClientError](err)
-	return ok
-}
-
-// clientsFault reports whether an exchange failed for a reason that lies with the client.
-func (x *exchange) clientsFault(err error) bool {
-	return isClientError(err) || x.r.Context().Err() != nil
-}
-
-// targetsFault reports whether an attempt failed for a reason that lies with the target, and not with the client or
-// with how much is going on.
-func (x *exchange) targetsFault(err error) bool {
-	return !x.clientsFault(err) && !errors.Is(err, fault.Overloaded) && !errors.Is(err, fault.Draining)
-}
-
 // fail answers with the error, if anybody is there to read it.
 func (x *exchange) fail(err error) {
-	x.body.Finish() // now it is known what the client did
+	gone := x.r.Context().Err() != nil // net/http would also end the context with the read that Finish ends
+	x.body.Finish()                    // now it is known what the client did
 	x.err = err
-	f := x.classify(err)
+	if x.peer != nil {
+		x.failHop(err, gone)
+		return
+	}
+	f := x.classify(err, gone)
 	if f == nil {
 		x.status = statusClientGone
 		panic(http.ErrAbortHandler)
@@ -256,7 +163,7 @@ func (x *exchange) fail(err error) {
 }
 
 // classify is the fault that an error is for the client; nil if the client is gone.
-func (x *exchange) classify(err error) *fault.Error {
+func (x *exchange) classify(err error, gone bool) *fault.Error {
 	if clientErr := x.body.Err(); clientErr != nil {
 		return classifyBody(clientErr)
 	}
@@ -264,7 +171,7 @@ func (x *exchange) classify(err error) *fault.Error {
 		return f
 	}
 	switch {
-	case x.r.Context().Err() != nil:
+	case gone:
 		return nil
 	case isClientError(err):
 		return fault.New(fault.MalformedRequest, err)

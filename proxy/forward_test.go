@@ -33,9 +33,15 @@ func hangUp(n *atomic.Int32) func(net.Conn, *bufio.Reader) {
 	}
 }
 
-func TestErrors(t *testing.T) {
+func TestErrors(t *testing.T) { everyWay(t, testErrors) }
+
+func testErrors(t *testing.T, newWorld worldMaker) {
 	w := newWorld(t, func(o *Options) { o.Timeout = 30 * time.Millisecond })
 	w.add("down", noDial)
+	down := `502 {"error":"upstream unreachable","code":"upstream-unreachable"}`
+	if w.way != noHop { // nothing has left the owner: an upstream may come up elsewhere, and in the end there is none
+		down = `502 {"error":"no available upstreams","code":"no-upstream"}`
+	}
 	var n atomic.Int32
 	w.serveRaw("hangs-up", hangUp(&n))
 	w.serveRaw("rubbish", func(c net.Conn, r *bufio.Reader) {
@@ -45,7 +51,7 @@ func TestErrors(t *testing.T) {
 	w.serve("slow", func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() })
 	for _, tt := range []struct{ endpoint, want string }{
 		{"nobody", `502 {"error":"no available upstreams","code":"no-upstream"}`},
-		{"down", `502 {"error":"upstream unreachable","code":"upstream-unreachable"}`},
+		{"down", down},
 		{"hangs-up", `502 {"error":"upstream unreachable","code":"upstream-unreachable"}`},
 		{"rubbish", `502 {"error":"upstream unreachable","code":"upstream-unreachable"}`},
 		{"slow", `504 {"error":"upstream timeout","code":"upstream-timeout"}`},
@@ -60,7 +66,9 @@ func TestErrors(t *testing.T) {
 }
 
 // Retry rule (a): what was never executed is tried elsewhere, whatever the method and with its body.
-func TestNeverExecutedIsTriedElsewhere(t *testing.T) {
+func TestNeverExecutedIsTriedElsewhere(t *testing.T) { everyWay(t, testNeverExecutedIsTriedElsewhere) }
+
+func testNeverExecutedIsTriedElsewhere(t *testing.T, newWorld worldMaker) {
 	for _, tt := range []struct {
 		name string
 		body int
@@ -85,7 +93,9 @@ func TestNeverExecutedIsTriedElsewhere(t *testing.T) {
 
 // A stream that was refused after the request had been written was never executed either: what was kept of the body
 // goes to another upstream, and a body that was not kept cannot.
-func TestRefusedStreamIsTriedElsewhere(t *testing.T) {
+func TestRefusedStreamIsTriedElsewhere(t *testing.T) { everyWay(t, testRefusedStreamIsTriedElsewhere) }
+
+func testRefusedStreamIsTriedElsewhere(t *testing.T, newWorld worldMaker) {
 	w := newWorld(t, nil)
 	var refused, taken atomic.Int32
 	broken := w.add("e", func(context.Context) (net.Conn, error) {
@@ -151,6 +161,10 @@ func (refusedError) Refused() bool { return true }
 
 // Retry rule (b): an idempotent request without a byte of response is tried again, another never is.
 func TestOnlyIdempotentRequestsAreSentTwice(t *testing.T) {
+	theseWays(t, testOnlyIdempotentRequestsAreSentTwice, noHop, manyNodes) // the owner leaves that to the entry node
+}
+
+func testOnlyIdempotentRequestsAreSentTwice(t *testing.T, newWorld worldMaker) {
 	for method, want := range map[string]int{"GET": 3, "HEAD": 3, "OPTIONS": 3, "TRACE": 3, "PUT": 3, "DELETE": 3, "POST": 1, "PATCH": 1, "get": 1} {
 		t.Run(method, func(t *testing.T) {
 			w := newWorld(t, nil)
@@ -169,7 +183,9 @@ func TestOnlyIdempotentRequestsAreSentTwice(t *testing.T) {
 }
 
 // The same candidate is never tried twice, and a response byte ends all retries.
-func TestNoSecondChance(t *testing.T) {
+func TestNoSecondChance(t *testing.T) { everyWay(t, testNoSecondChance) }
+
+func testNoSecondChance(t *testing.T, newWorld worldMaker) {
 	w := newWorld(t, nil)
 	var n atomic.Int32
 	w.serveRaw("e", hangUp(&n))
@@ -193,6 +209,10 @@ func TestNoSecondChance(t *testing.T) {
 
 // An agent that says that its service is down is passed over if that is safe, and believed if nobody is left.
 func TestAgentWithoutService(t *testing.T) {
+	theseWays(t, testAgentWithoutService, noHop, manyNodes) // the owner leaves that to the entry node
+}
+
+func testAgentWithoutService(t *testing.T, newWorld worldMaker) {
 	down := func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("X-Piko-Error", "upstream-unreachable")
 		w.WriteHeader(502)
@@ -215,7 +235,9 @@ func TestAgentWithoutService(t *testing.T) {
 }
 
 // A broken upstream is avoided for a while; what clients do wrong never counts against it.
-func TestPassiveEjection(t *testing.T) {
+func TestPassiveEjection(t *testing.T) { everyWay(t, testPassiveEjection) }
+
+func testPassiveEjection(t *testing.T, newWorld worldMaker) {
 	w := newWorld(t, func(o *Options) { o.ReadTimeout = 20 * time.Millisecond })
 	var n atomic.Int32
 	w.serve("e", func(w http.ResponseWriter, r *http.Request) {
@@ -265,6 +287,10 @@ func (w *world) chosen(endpoint string, l *router.Local) bool {
 
 // A client that goes away before or within a response says nothing about the upstream; one that breaks off does.
 func TestWhoIsToBlame(t *testing.T) {
+	theseWays(t, testWhoIsToBlame, noHop, oneOwner) // the draining upstream, at a node of its own, would be asked and blamed
+}
+
+func testWhoIsToBlame(t *testing.T, newWorld worldMaker) {
 	w := newWorld(t, nil)
 	served := make(chan struct{}, 1)
 	l := w.serve("e", func(w http.ResponseWriter, r *http.Request) {
@@ -311,7 +337,9 @@ func TestWhoIsToBlame(t *testing.T) {
 }
 
 // Running out of time is final: another upstream would start the wait again.
-func TestTimeoutIsFinal(t *testing.T) {
+func TestTimeoutIsFinal(t *testing.T) { everyWay(t, testTimeoutIsFinal) }
+
+func testTimeoutIsFinal(t *testing.T, newWorld worldMaker) {
 	w := newWorld(t, func(o *Options) { o.Timeout = 20 * time.Millisecond })
 	var n atomic.Int32
 	var all []*router.Local
@@ -323,6 +351,9 @@ func TestTimeoutIsFinal(t *testing.T) {
 	}
 	if status, _, _ := w.do("GET", "/", nil); status != 504 || n.Load() != 1 {
 		t.Errorf("got %d after %d attempts", status, n.Load())
+	}
+	if w.way != noHop {
+		return // the entry node's clock says it, and the owner cannot tell it from a client that left
 	}
 	blamed := 0
 	for _, l := range all {
@@ -337,6 +368,10 @@ func TestTimeoutIsFinal(t *testing.T) {
 
 // A request that is out after its response has begun is not waited for.
 func TestNoTimeoutBehindAnEarlyResponse(t *testing.T) {
+	everyWay(t, testNoTimeoutBehindAnEarlyResponse)
+}
+
+func testNoTimeoutBehindAnEarlyResponse(t *testing.T, newWorld worldMaker) {
 	w := newWorld(t, func(o *Options) { o.Timeout = 20 * time.Millisecond })
 	w.serve("e", func(w http.ResponseWriter, r *http.Request) {
 		rc := http.NewResponseController(w)
@@ -354,7 +389,9 @@ func TestNoTimeoutBehindAnEarlyResponse(t *testing.T) {
 }
 
 // The time that an upstream has begins with the last byte of the request.
-func TestTimeoutStartsBehindTheRequest(t *testing.T) {
+func TestTimeoutStartsBehindTheRequest(t *testing.T) { everyWay(t, testTimeoutStartsBehindTheRequest) }
+
+func testTimeoutStartsBehindTheRequest(t *testing.T, newWorld worldMaker) {
 	w := newWorld(t, func(o *Options) { o.Timeout = 150 * time.Millisecond })
 	gone := make(chan struct{}, 1)
 	w.serve("e", func(w http.ResponseWriter, r *http.Request) {
@@ -404,7 +441,9 @@ func TestTimeoutStartsBehindTheRequest(t *testing.T) {
 }
 
 // Wherever a client goes away, its upstream hears of it at once, and nothing stays behind.
-func TestClientAborts(t *testing.T) {
+func TestClientAborts(t *testing.T) { everyWay(t, testClientAborts) }
+
+func testClientAborts(t *testing.T, newWorld worldMaker) {
 	w := newWorld(t, nil)
 	started, gone := make(chan struct{}, 1), make(chan struct{}, 1)
 	l := w.serve("e", func(w http.ResponseWriter, r *http.Request) {
@@ -447,7 +486,9 @@ func TestClientAborts(t *testing.T) {
 }
 
 // A client that reads nothing loses a response of known length, but not a stream.
-func TestClientThatReadsNothing(t *testing.T) {
+func TestClientThatReadsNothing(t *testing.T) { everyWay(t, testClientThatReadsNothing) }
+
+func testClientThatReadsNothing(t *testing.T, newWorld worldMaker) {
 	w := newWorld(t, func(o *Options) { o.WriteTimeout = 50 * time.Millisecond })
 	ended := make(chan time.Duration, 1)
 	l := w.serve("e", func(w http.ResponseWriter, r *http.Request) {
@@ -486,7 +527,9 @@ func TestClientThatReadsNothing(t *testing.T) {
 }
 
 // In a drain every response closes its connection.
-func TestDraining(t *testing.T) {
+func TestDraining(t *testing.T) { everyWay(t, testDraining) }
+
+func testDraining(t *testing.T, newWorld worldMaker) {
 	var draining atomic.Bool
 	w := newWorld(t, func(o *Options) { o.Draining = draining.Load })
 	w.serve("e", func(w http.ResponseWriter, r *http.Request) { ok(w, "x") })
@@ -502,7 +545,9 @@ func TestDraining(t *testing.T) {
 }
 
 // HTTP/1.0 connections carry one request: what net/http ignored of its framing is never read as another.
-func TestHTTP10Closes(t *testing.T) {
+func TestHTTP10Closes(t *testing.T) { everyWay(t, testHTTP10Closes) }
+
+func testHTTP10Closes(t *testing.T, newWorld worldMaker) {
 	w := newWorld(t, nil)
 	w.serve("e", func(w http.ResponseWriter, r *http.Request) { ok(w, "x") })
 	smuggled := "GET /smuggled HTTP/1.1\r\nHost: e.x\r\n\r\n"
@@ -513,7 +558,9 @@ func TestHTTP10Closes(t *testing.T) {
 }
 
 // An upgrade is a connection of its own: bytes both ways, sent along with the handshake too, and half-closed both ways.
-func TestUpgrade(t *testing.T) {
+func TestUpgrade(t *testing.T) { everyWay(t, testUpgrade) }
+
+func testUpgrade(t *testing.T, newWorld worldMaker) {
 	w := newWorld(t, func(o *Options) { o.Timeout = 20 * time.Millisecond })
 	service := func(c net.Conn, r *bufio.Reader) {
 		req, err := http.ReadRequest(r)
@@ -565,7 +612,9 @@ func sortLines(s string) string {
 }
 
 // The end of either side of an upgraded connection ends the other.
-func TestUpgradeEnds(t *testing.T) {
+func TestUpgradeEnds(t *testing.T) { everyWay(t, testUpgradeEnds) }
+
+func testUpgradeEnds(t *testing.T, newWorld worldMaker) {
 	w := newWorld(t, nil)
 	service := make(chan net.Conn)
 	ended := make(chan error)
@@ -611,7 +660,9 @@ func TestUpgradeEnds(t *testing.T) {
 }
 
 // Two clients of a service that answers twice: the second answer belongs to nobody.
-func TestPoisonedResponses(t *testing.T) {
+func TestPoisonedResponses(t *testing.T) { everyWay(t, testPoisonedResponses) }
+
+func testPoisonedResponses(t *testing.T, newWorld worldMaker) {
 	w := newWorld(t, nil)
 	w.serveRaw("e", func(c net.Conn, r *bufio.Reader) {
 		for {
@@ -674,7 +725,9 @@ func TestRetryBudget(t *testing.T) {
 	})
 }
 
-func TestRetriesStayWithinTheBudget(t *testing.T) {
+func TestRetriesStayWithinTheBudget(t *testing.T) { everyWay(t, testRetriesStayWithinTheBudget) }
+
+func testRetriesStayWithinTheBudget(t *testing.T, newWorld worldMaker) {
 	w := newWorld(t, nil)
 	var n atomic.Int32
 	for range 3 {
@@ -689,7 +742,9 @@ func TestRetriesStayWithinTheBudget(t *testing.T) {
 }
 
 // The table is asked again for each attempt: an upstream that came back meanwhile is a new candidate.
-func TestLookupIsRepeated(t *testing.T) {
+func TestLookupIsRepeated(t *testing.T) { everyWay(t, testLookupIsRepeated) }
+
+func testLookupIsRepeated(t *testing.T, newWorld worldMaker) {
 	w := newWorld(t, nil)
 	w.add("e", func(context.Context) (net.Conn, error) {
 		w.serve("e", func(w http.ResponseWriter, r *http.Request) { ok(w, "back") })
@@ -701,7 +756,9 @@ func TestLookupIsRepeated(t *testing.T) {
 }
 
 // RFC 9110, section 7.8: a client of HTTP/1.0 cannot upgrade, and would take the 101 for the answer.
-func TestHTTP10CannotUpgrade(t *testing.T) {
+func TestHTTP10CannotUpgrade(t *testing.T) { everyWay(t, testHTTP10CannotUpgrade) }
+
+func testHTTP10CannotUpgrade(t *testing.T, newWorld worldMaker) {
 	w := newWorld(t, nil)
 	w.serve("e", func(w http.ResponseWriter, r *http.Request) {
 		ok(w, fmt.Sprintf("%q %q", r.Header["Connection"], r.Header["Upgrade"]))
@@ -714,6 +771,10 @@ func TestHTTP10CannotUpgrade(t *testing.T) {
 
 // A client of HTTP/1.0 takes the end of the connection for that of the response. nginx is one unless told otherwise.
 func TestBrokenResponseLooksBrokenToHTTP10(t *testing.T) {
+	everyWay(t, testBrokenResponseLooksBrokenToHTTP10)
+}
+
+func testBrokenResponseLooksBrokenToHTTP10(t *testing.T, newWorld worldMaker) {
 	w := newWorld(t, nil)
 	w.serve("e", func(w http.ResponseWriter, r *http.Request) {
 		io.WriteString(w, "half of it")

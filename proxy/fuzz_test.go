@@ -16,7 +16,12 @@ import (
 
 // FuzzClientBytes sends any bytes to the proxy port. What reaches a service is well-formed, and no more requests than
 // a reader of the bytes finds: nothing was split in two, and no rest of one was taken for another.
-func FuzzClientBytes(f *testing.F) {
+func FuzzClientBytes(f *testing.F) { fuzzClientBytes(f, noHop) }
+
+// FuzzClientBytesWithHop does so with the service at another node.
+func FuzzClientBytesWithHop(f *testing.F) { fuzzClientBytes(f, oneOwner) }
+
+func fuzzClientBytes(f *testing.F, how way) {
 	const head = "POST /a HTTP/1.1\r\nHost: e.x\r\n"
 	for _, s := range []string{
 		"GET / HTTP/1.1\r\nHost: e.x\r\n\r\nGET / HTTP/1.1\r\nHost: e.x\r\n\r\n",
@@ -28,11 +33,12 @@ func FuzzClientBytes(f *testing.F) {
 		"POST / HTTP/1.0\r\nHost: e.x\r\nConnection: keep-alive\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\nGET /b HTTP/1.1\r\nHost: e.x\r\n\r\n",
 		"GET / HTTP/1.1\nHost: e.x\n\nGET http://e.x/?a HTTP/1.1\r\nHost: a\r\nConnection: x-b\r\nX-B: c\r\n\r\n",
 		"OPTIONS * HTTP/1.1\r\nHost: e.x\r\nTE: trailers\r\nX_A: b\r\nUpgrade: h2c\r\nConnection: Upgrade\r\n\r\n",
+		"GET / HTTP/1.1\r\nHost: e.x\r\nX-Piko-Route: f\r\nX_Piko_Route: f\r\nX-Piko-Expect: hop\r\nConnection: x-piko-attempts\r\nX-Piko-Attempts: 9\r\n\r\n",
 		head + "Expect: 100-continue\r\nTransfer-Encoding: chunked\r\nTrailer: X-A\r\n\r\n1;a=b\r\nx\r\n0\r\nX-A: b\r\nContent-Length: 9\r\n\r\n",
 	} {
 		f.Add(s)
 	}
-	w := newWorld(f, nil)
+	w := newWorldFor(f, how, nil)
 	var requests sync.Map // of each client, by the address that the proxy says it has
 	l := w.serveRaw("e", func(c net.Conn, r *bufio.Reader) {
 		for {

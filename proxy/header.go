@@ -22,6 +22,14 @@ const (
 	headerProto     = "X-Forwarded-Proto"
 	headerHost      = "X-Forwarded-Host"
 
+	// Between nodes only: no client can send them to a node, and no service to a client.
+	headerRoute    = "X-Piko-Route"    // the endpoint, as the entry node understood the request
+	headerAttempts = "X-Piko-Attempts" // how many more the owner may make; in a miss, how many it made
+	headerExpect   = "X-Piko-Expect"   // "hop": the Expect: 100-continue beside it is the entry node's own
+	headerMiss     = "X-Piko-Miss"     // with 421: nothing of the request reached a service, and why
+	headerLeft     = "X-Piko-Left"     // in a miss: the owner has upstreams that it was not to try
+	headerFailed   = "X-Piko-Failed"   // with 502: how the exchange with the service ended
+
 	prefixPiko      = "X-Piko-"
 	prefixForwarded = "X-Forwarded-"
 )

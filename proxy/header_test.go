@@ -21,7 +21,9 @@ func seen(r *http.Request) string {
 	return strings.Join(lines, "|")
 }
 
-func TestRequestHeaders(t *testing.T) {
+func TestRequestHeaders(t *testing.T) { everyWay(t, testRequestHeaders) }
+
+func testRequestHeaders(t *testing.T, newWorld worldMaker) {
 	const own = "X-Forwarded-For: 127.0.0.1|X-Forwarded-Host: e.x|X-Forwarded-Proto: http|X-Request-Id: id"
 	for _, tt := range []struct {
 		name, header, want string
@@ -80,7 +82,9 @@ func TestRequestHeaders(t *testing.T) {
 }
 
 // Only piko may say what x-piko-* says; an agent's own error is piko's.
-func TestResponseHeaders(t *testing.T) {
+func TestResponseHeaders(t *testing.T) { everyWay(t, testResponseHeaders) }
+
+func testResponseHeaders(t *testing.T, newWorld worldMaker) {
 	for _, tt := range []struct {
 		name   string
 		status int

@@ -47,18 +47,28 @@ func dialTo(addr string) func(context.Context) (net.Conn, error) {
 	return func(ctx context.Context) (net.Conn, error) { return d.DialContext(ctx, "tcp", addr) }
 }
 
-// world is a node's proxy port in front of a table.
+// world is a node's proxy port, and upstreams.
 type world struct {
 	t     testing.TB
-	table *router.Table
+	way   way
+	table *router.Table // has all upstreams as local candidates
+	entry *router.Table // what the proxy port looks at
 	addr  string
 	p     *Public
+
+	owners []*owner
 }
 
-// newWorld starts a proxy port. change may change the options.
-func newWorld(t testing.TB, change func(*Options)) *world {
-	w := &world{t: t, table: router.NewTable()}
-	opt := Options{Lookup: w.table.Lookup, NodeID: "node-1"}
+// newWorld starts a proxy port in front of a table with upstreams. change may change the options.
+func newWorld(t testing.TB, change func(*Options)) *world { return newWorldFor(t, noHop, change) }
+
+func newWorldFor(t testing.TB, how way, change func(*Options)) *world {
+	w := &world{t: t, way: how, table: router.NewTable()}
+	w.entry = w.table
+	if how != noHop {
+		w.entry = router.NewTable()
+	}
+	opt := Options{Lookup: w.entry.Lookup, NodeID: "node-1"}
 	if change != nil {
 		change(&opt)
 	}
@@ -91,6 +101,9 @@ func (w *world) add(endpoint string, dial func(context.Context) (net.Conn, error
 	l := router.NewLocal(upstream{pool})
 	w.t.Cleanup(w.table.Add(endpoint, l))
 	w.t.Cleanup(pool.Close)
+	if w.way != noHop {
+		w.ownerFor().add(endpoint, l)
+	}
 	return l
 }
 

@@ -20,6 +20,7 @@ type metrics struct {
 	bytesOut  prometheus.Histogram
 	retries   [retryKinds]prometheus.Counter
 	exhausted prometheus.Counter
+	*hopMetrics
 
 	// byStatus caches children, since finding one by its labels costs more than counting: by method, then by status.
 	byStatus [len(methods) + 1]atomic.Pointer[statusTable]
@@ -69,12 +70,14 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 		exhausted: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "piko_proxy_retry_budget_exhausted_total", Help: "Requests that could have been tried again, had there not been too many of them."}),
 	}
+	var hops []prometheus.Collector
+	m.hopMetrics, hops = newHopMetrics()
 	m.retries[retryFree] = retries.WithLabelValues("free")
 	m.retries[retryBudget] = retries.WithLabelValues("budget")
 	if reg == nil {
 		return m, nil
 	}
-	for _, c := range []prometheus.Collector{m.inFlight, m.requests, m.latency, m.bytesIn, m.bytesOut, retries, m.exhausted} {
+	for _, c := range append(hops, m.inFlight, m.requests, m.latency, m.bytesIn, m.bytesOut, retries, m.exhausted) {
 		if err := reg.Register(c); err != nil {
 			return nil, fmt.Errorf("register metrics: %w", err)
 		}

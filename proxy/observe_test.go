@@ -215,7 +215,9 @@ func text(t *testing.T, g prometheus.Gatherer) string {
 }
 
 // Expect: 100-continue: what the client is told comes from the service, once, and its body is read only when wanted.
-func TestExpectContinue(t *testing.T) {
+func TestExpectContinue(t *testing.T) { everyWay(t, testExpectContinue) }
+
+func testExpectContinue(t *testing.T, newWorld worldMaker) {
 	w := newWorld(t, nil)
 	w.serveRaw("e", func(c net.Conn, r *bufio.Reader) {
 		req, err := http.ReadRequest(r)
@@ -230,7 +232,7 @@ func TestExpectContinue(t *testing.T) {
 			return
 		}
 		b, _ := io.ReadAll(req.Body)
-		io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n"+string(b))
+		io.WriteString(c, "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 5\r\n\r\n"+string(b))
 	})
 	for path, want := range map[string]string{
 		"/100":    "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\nHTTP/1.1 200 OK\r\n",

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/http"
 	"net/netip"
 	"strings"
 	"time"
@@ -31,6 +32,10 @@ type Options struct {
 
 	// NodeID is this node's name in the access log.
 	NodeID string
+
+	// Internal, if set, serves /_piko/v1/peer, where other nodes connect: anybody can ask for it. All else below
+	// /_piko/ is 404. Its requests are neither counted nor logged here.
+	Internal http.Handler
 
 	// Timeout is how long an upstream may take from the last byte of the request to the header of its response. 0 is
 	// 30 s, less than 0 for ever. It is never applied to gRPC, which has a time-out of its own, nor to upgrades.

@@ -8,8 +8,15 @@ import (
 	"piko/accesslog"
 )
 
+// pathPeer is where other nodes come in: what they may ask for, and who they are, Internal finds out.
+const pathPeer = reserved + "/v1/peer"
+
 // ServeHTTP forwards one request.
 func (p *Public) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if p.opt.Internal != nil && r.URL.Path == pathPeer {
+		p.opt.Internal.ServeHTTP(w, r)
+		return
+	}
 	x := &exchange{f: &p.forwarder, w: w, r: r, start: time.Now()}
 	p.metrics.inFlight.Inc()
 	defer x.end()
@@ -35,6 +42,10 @@ func (p *Public) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // end accounts for a request, also for one that is being aborted.
 func (x *exchange) end() {
 	x.call.end()
+	if x.peer != nil {
+		x.endHop()
+		return
+	}
 	f := x.f
 	f.metrics.inFlight.Dec()
 	d := time.Since(x.start)

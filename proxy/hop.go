@@ -1,0 +1,151 @@
+package proxy
+
+import (
+	"maps"
+	"net/http"
+	"strconv"
+	"time"
+
+	"piko/fault"
+	"piko/router"
+)
+
+// The entry node's side of a hop. The request keeps its form; what this node decided about it travels in fields that
+// only connections between nodes may carry. Their values are shared by all requests.
+var (
+	valueExpect   = []string{"100-continue"}
+	valueHop      = []string{hopExpect}
+	valueAttempts = [maxAttempts][]string{{"0"}, {"1"}, {"2"}}
+)
+
+// hopExpect is the value of headerExpect.
+const hopExpect = "hop"
+
+// missReason says why an owner has nothing for a request; these are all the values of headerMiss.
+type missReason string
+
+const (
+	missNoUpstream missReason = "no-upstream"
+	missDraining   missReason = "draining"
+	missOverloaded missReason = "overloaded"
+)
+
+// missError is what became of an attempt whose owner sent it to no service.
+type missError struct {
+	node   string
+	reason missReason
+}
+
+// Error implements error.
+func (e *missError) Error() string { return "ask node " + e.node + ": " + string(e.reason) }
+
+// Refused says that no service has seen anything of the request.
+func (e *missError) Refused() bool { return true }
+
+// Unwrap returns what the client is told if nobody else answers.
+func (e *missError) Unwrap() error {
+	if e.reason == missOverloaded {
+		return fault.New(fault.Overloaded, nil)
+	}
+	return fault.New(fault.NoUpstream, nil)
+}
+
+// hopError is what became of an attempt that failed behind the owner, which itself is well.
+type hopError struct {
+	node      string
+	responded bool // the beginning of a response was seen
+}
+
+// Values of headerFailed.
+const (
+	failedSilent = "no-response"
+	failedBroken = "broken-response"
+)
+
+// Error implements error.
+func (e *hopError) Error() string {
+	if e.responded {
+		return "read response: malformed, says node " + e.node
+	}
+	return "read response: none, says node " + e.node
+}
+
+// headerFor is the header for one attempt. That of the attempt before is left as it is: somebody may still look at it.
+func (x *exchange) headerFor(target router.Target) http.Header {
+	h := x.outHeader
+	if x.attempt.used > 0 && (target.Node != nil || h[headerRoute] != nil) {
+		h = maps.Clone(h)
+		if h[headerExpect] != nil {
+			delete(h, "Expect")
+		}
+		for _, name := range []string{headerRoute, headerAttempts, headerExpect} {
+			delete(h, name)
+		}
+		x.outHeader = h
+	}
+	if target.Node != nil {
+		x.addHop(h)
+	}
+	return h
+}
+
+// addHop says to the owner what this node has decided.
+func (x *exchange) addHop(h http.Header) {
+	x.route[0] = x.endpoint
+	h[headerRoute] = x.route[:]
+	left := x.attempt.most - x.attempt.used - 1
+	if left > 0 && x.attempt.candidates > x.tried.Len()+1 {
+		left-- // one is for another node: all upstreams of this one may be on their way there
+	}
+	h[headerAttempts] = valueAttempts[left]
+	// A body that cannot be kept must not be drawn from the client before the owner has somewhere to send it.
+	if x.body != nil && h["Expect"] == nil && (x.r.ContentLength < 0 || x.r.ContentLength > maxKept) {
+		h["Expect"], h[headerExpect] = valueExpect, valueHop
+	}
+}
+
+// hop sends the request to another node.
+func (x *exchange) hop(target router.Target, out *http.Request) (*http.Response, error) {
+	x.attempt.hopped = true
+	m := x.f.metrics
+	m.hops.of(target.Node.ID()).Inc()
+	start := time.Now()
+	res, err := target.Upstream(x.endpoint).RoundTrip(out)
+	if err == nil {
+		m.hopLatency.Observe(time.Since(start).Seconds())
+		return x.judge(target, res)
+	}
+	// That a service takes its time is not the node's fault: whether the node lives, the connections to it know.
+	if x.targetsFault(err) && !x.call.timedOut() {
+		target.Failed(time.Now())
+		x.attempt.lost, x.attempt.down = target, false
+	}
+	return nil, err
+}
+
+// judge tells what the owner says from what a service answered through it. A service's own 421 is an answer: the owner
+// has taken what only nodes may say out of it.
+func (x *exchange) judge(target router.Target, res *http.Response) (*http.Response, error) {
+	node := target.Node.ID()
+	var err error
+	switch miss, failed := res.Header[headerMiss], res.Header[headerFailed]; {
+	case res.StatusCode == http.StatusMisdirectedRequest && len(miss) == 1:
+		reason := missReason(miss[0])
+		x.f.metrics.missed(reason)
+		if reason != missOverloaded && res.Header[headerLeft] == nil {
+			target.Missed(time.Now())
+			x.tried.Remove(target) // its next word on the endpoint is as good as another node's
+		}
+		if n, _ := strconv.Atoi(res.Header.Get(headerAttempts)); n > 1 {
+			x.attempt.used += min(n, maxAttempts) - 1
+		}
+		err = &missError{node: node, reason: reason}
+	case res.StatusCode == http.StatusBadGateway && len(failed) == 1:
+		err = &hopError{node: node, responded: failed[0] == failedBroken}
+	default:
+		return res, nil
+	}
+	_ = res.Body.Close()
+	target.Succeeded() // it did what it should
+	return nil, err
+}

@@ -1,0 +1,112 @@
+package proxy
+
+import (
+	"context"
+	"log"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"strconv"
+	"sync"
+	"testing"
+
+	"piko/relay"
+	"piko/router"
+)
+
+// way is how requests get to upstreams in a test.
+type way string
+
+const (
+	noHop     way = "no hop"     // the node has the upstreams itself
+	oneOwner  way = "one owner"  // another node has them all
+	manyNodes way = "many nodes" // each is at a node of its own
+)
+
+// worldMaker is newWorld for one way.
+type worldMaker func(testing.TB, func(*Options)) *world
+
+// everyWay runs a test with and without a hop: clients and services must see no difference.
+func everyWay(t *testing.T, test func(*testing.T, worldMaker)) {
+	theseWays(t, test, noHop, oneOwner, manyNodes)
+}
+
+func theseWays(t *testing.T, test func(*testing.T, worldMaker), ways ...way) {
+	for _, how := range ways {
+		t.Run(string(how), func(t *testing.T) {
+			test(t, func(t testing.TB, change func(*Options)) *world { return newWorldFor(t, how, change) })
+		})
+	}
+}
+
+// owner is another node: a Peer in front of a table of its own, and what the entry node has of it. Its link is a pool of
+// TCP connections to an http.Server that nobody else knows.
+type owner struct {
+	t     testing.TB
+	table *router.Table
+	peer  *Peer
+	addr  string
+	link  *relay.Pool
+	node  *router.Node
+	entry *router.Table
+
+	mu     sync.Mutex
+	serves map[string]int
+}
+
+// ownerFor is the node that the next upstream is at.
+func (w *world) ownerFor() *owner {
+	if len(w.owners) > 0 && w.way == oneOwner {
+		return w.owners[0]
+	}
+	o := newOwner(w.t, "owner-"+strconv.Itoa(len(w.owners)+1), w.entry)
+	w.owners = append(w.owners, o)
+	return o
+}
+
+func newOwner(t testing.TB, id string, entry *router.Table) *owner {
+	o := &owner{t: t, table: router.NewTable(), entry: entry, serves: make(map[string]int)}
+	var err error
+	if o.peer, err = NewPeer(PeerOptions{Lookup: o.table.Lookup}); err != nil {
+		t.Fatal(err)
+	}
+	o.addr = servePeer(t, o.peer)
+	o.link = &relay.Pool{Dial: dialTo(o.addr)}
+	t.Cleanup(o.link.Close)
+	o.node = router.NewNode(id, func(endpoint string) router.Upstream { return NewRemote(o.link, endpoint) })
+	return o
+}
+
+// servePeer opens a port that only nodes come to.
+func servePeer(t testing.TB, h http.Handler) (addr string) {
+	s := httptest.NewUnstartedServer(h)
+	s.Config.DisableGeneralOptionsHandler = true
+	s.Config.MaxHeaderBytes = 2 << 20
+	s.Config.ErrorLog = log.New(noPanics{t}, "", 0)
+	s.Start()
+	t.Cleanup(s.Close)
+	return s.Listener.Addr().String()
+}
+
+// add gives the owner an upstream and tells the entry node.
+func (o *owner) add(endpoint string, l *router.Local) {
+	o.t.Cleanup(o.table.Add(endpoint, l))
+	o.claim(endpoint)
+}
+
+// claim tells the entry node that the owner serves an endpoint.
+func (o *owner) claim(endpoint string) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.serves[endpoint] += 100
+	o.entry.SetNode(o.node, o.serves)
+}
+
+// local makes an upstream of a function that opens connections.
+func (o *owner) local(endpoint string, dial func(context.Context) (net.Conn, error)) *router.Local {
+	pool := &relay.Pool{Dial: dial}
+	o.t.Cleanup(pool.Close)
+	l := router.NewLocal(upstream{pool})
+	o.add(endpoint, l)
+	return l
+}

@@ -1,0 +1,92 @@
+package proxy
+
+import (
+	"context"
+	"errors"
+	"net"
+	"net/http"
+	"net/url"
+
+	"piko/fault"
+	"piko/router"
+)
+
+var (
+	errNoStream = errors.New("hop asks for no stream")
+	errNotConn  = errors.New("node gave no connection")
+)
+
+// NewRemote returns what carries requests for one endpoint to another node: rt makes the exchanges, with the semantics
+// of relay.Pool, over connections that only that node's Peer answers. It is a few words of memory and needs no closing.
+// RoundTrip is rt's own: the fields that only nodes use are the caller's, Public, to set and to read. Any number of
+// goroutines may use it.
+func NewRemote(rt http.RoundTripper, endpoint string) router.Upstream {
+	return &remote{RoundTripper: rt, endpoint: endpoint}
+}
+
+// remote is static after construction.
+type remote struct {
+	http.RoundTripper
+	endpoint string
+}
+
+var streamURL = &url.URL{Scheme: "http", Host: "node", Opaque: pathStream}
+
+// Open opens a raw stream to an upstream that the node has. ctx bounds the opening only. An error means that no service
+// has seen anything: relay.NeverExecuted where the node itself said so.
+func (r *remote) Open(ctx context.Context) (net.Conn, error) {
+	held, end := context.WithCancelCause(context.WithoutCancel(ctx))
+	stop := context.AfterFunc(ctx, func() { end(context.Cause(ctx)) })
+	req := (&http.Request{
+		Method: http.MethodGet, URL: streamURL, Host: "node", Body: http.NoBody,
+		Header: http.Header{"Connection": {"Upgrade"}, "Upgrade": {protocolStream}, headerRoute: {r.endpoint}},
+	}).WithContext(held)
+	res, err := r.RoundTrip(req)
+	if err != nil {
+		end(err)
+		return nil, err
+	}
+	conn, ok := res.Body.(net.Conn)
+	switch {
+	case res.StatusCode == http.StatusMisdirectedRequest && res.Header[headerMiss] != nil:
+		err = &missError{node: "of endpoint " + r.endpoint, reason: missReason(res.Header.Get(headerMiss))}
+	case res.StatusCode != http.StatusSwitchingProtocols || !ok:
+		err = fault.New(fault.UpstreamUnreachable, errNotConn)
+	case !stop():
+		err = context.Cause(ctx)
+	default:
+		return &remoteStream{conn, end}, nil
+	}
+	_ = res.Body.Close()
+	end(err)
+	return nil, err
+}
+
+// remoteStream is a raw stream to a remote upstream. It ends by Close alone.
+type remoteStream struct {
+	net.Conn
+	end context.CancelCauseFunc
+}
+
+// Close ends the stream in order.
+func (s *remoteStream) Close() error {
+	err := s.Conn.Close()
+	s.end(net.ErrClosed)
+	return err
+}
+
+// CloseWrite tells the upstream that no more comes.
+func (s *remoteStream) CloseWrite() error {
+	if c, ok := s.Conn.(interface{ CloseWrite() error }); ok {
+		return c.CloseWrite()
+	}
+	return errors.ErrUnsupported
+}
+
+// Reset ends the stream so that the upstream sees a failure.
+func (s *remoteStream) Reset() {
+	if a, ok := s.Conn.(interface{ Abort() }); ok {
+		a.Abort()
+	}
+	_ = s.Close()
+}

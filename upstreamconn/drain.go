@@ -2,6 +2,7 @@ package upstreamconn
 
 import (
 	"context"
+	"math/rand/v2"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -11,54 +12,63 @@ import (
 )
 
 const (
-	// drainWave tunnels are told to move at once, then there is a drainPause:
-	// telling 10,000 takes a second and no storm of goroutines.
+	// drainWave tunnels are told something at once at most, then there is a
+	// drainPause: telling 10,000 takes a second and no storm of goroutines.
 	drainWave  = 128
 	drainPause = 10 * time.Millisecond
 
-	// quietPoll is how often the v0.9.0 tunnels are looked at whose last
-	// stream has to end before they are closed.
-	quietPoll = 50 * time.Millisecond
+	// maxSpread bounds over what time the tunnels of one wave are told to
+	// spread: it is the waves that spread a drain.
+	maxSpread = 250 * time.Millisecond
 
 	// closers is how many tunnels are closed at once.
 	closers = 64
 )
 
-// Drain refuses new tunnels from now on and asks the present ones to move
-// elsewhere, spread over msg.ReconnectWithin; until they have, they are served,
-// as a last resort. A v0.9.0 upstream cannot be asked: it stays, for what is
-// under way, until SendBack or Close.
+// Drain asks the tunnels to move elsewhere, in waves over msg.ReconnectWithin
+// or, if there are too many for that, 12,800 a second; until they have moved
+// they are served, as a last resort. From now on new ones are refused while
+// Others says that another node would take them; otherwise they are taken, and
+// asked to move too. A v0.9.0 upstream cannot be asked: it stays until SendBack
+// or Close.
 //
-// It returns when all were told, which takes no round trip, or ctx has ended.
+// It returns when all were told, which needs no round trip, or ctx has ended.
 // Tunnels says how many have not moved yet.
 func (s *Server) Drain(ctx context.Context, msg tunnel.DrainMessage) {
 	s.init()
-	list := s.registry.drain(msg)
-	s.log.Info("draining upstreams", "upstreams", len(list), "reason", msg.Reason)
-	for i, u := range list {
-		u.askToMove(msg)
-		if i%drainWave == drainWave-1 && !sleep(ctx, drainPause) {
-			break
+	total := msg.ReconnectWithin
+	msg.ReconnectWithin = min(total, maxSpread)
+	list := slices.DeleteFunc(s.registry.drain(msg), func(u *upstream) bool { return !u.canBeAsked() })
+	rand.Shuffle(len(list), func(i, j int) { list[i], list[j] = list[j], list[i] })
+	log := s.log.Info
+	if len(list) == 0 {
+		log = s.log.Debug // there are none, or they have been told before
+	}
+	log("draining upstreams", "upstreams", s.registry.len(), "asked", len(list), "within", total.String(), "reason", msg.Reason)
+	begun := time.Now()
+	for told := 0; told < len(list); {
+		size, pause := wave(len(list), told, time.Since(begun), total)
+		msg.ReconnectWithin = min(pause, total, maxSpread)
+		for _, u := range list[told : told+size] {
+			u.askToMove(msg)
+		}
+		if told += size; told < len(list) && !sleep(ctx, pause) {
+			return
 		}
 	}
 }
 
-// SendBack ends the tunnels of v0.9.0 upstreams, such that they connect again,
-// each when its last stream has ended. They get no new request, so call it
-// after Drain, when no request is left that could need them. It returns when
-// they have ended or ctx has; Close ends those that are left.
-func (s *Server) SendBack(ctx context.Context) {
-	s.init()
-	list := slices.DeleteFunc(s.registry.all(), func(u *upstream) bool {
-		sess := u.session()
-		return sess == nil || sess.HasControl()
-	})
-	for _, u := range list {
-		u.leave()
+// wave says how many of n to tell now, when some have been told in the time
+// that has passed, and how long to wait until the next wave, so that all are
+// told evenly within the time. A wave that comes late is larger.
+func wave(n, told int, passed, within time.Duration) (size int, pause time.Duration) {
+	due := n
+	if passed < within {
+		due = min(int(float64(n)*float64(passed)/float64(within))+1, n)
 	}
-	for list = closeQuiet(list); len(list) > 0 && sleep(ctx, quietPoll); {
-		list = closeQuiet(list)
-	}
+	size = min(max(due-told, 0), drainWave)
+	next := time.Duration(float64(within) * float64(told+size) / float64(n))
+	return size, max(next-passed, drainPause)
 }
 
 // Tunnels is how many tunnels there are, those included that serve no endpoint
@@ -66,6 +76,13 @@ func (s *Server) SendBack(ctx context.Context) {
 func (s *Server) Tunnels() int {
 	s.init()
 	return s.registry.len()
+}
+
+// canBeAsked says whether askToMove would do something now.
+func (u *upstream) canBeAsked() bool {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return u.sess != nil && u.sess.HasControl() && !u.asked
 }
 
 // askToMove starts the drain of a tunnel, once. One that is not in the table
@@ -89,24 +106,9 @@ func (s *Server) catchUp(u *upstream) {
 		u.close()
 	case msg != nil:
 		u.askToMove(*msg)
+	default:
+		u.tellSize()
 	}
-}
-
-// closeQuiet closes those tunnels of list that have no stream left, and returns
-// those that still have to be closed. None of them has control.
-func closeQuiet(list []*upstream) (busy []*upstream) {
-	var quiet []*upstream
-	for _, u := range list {
-		switch sess := u.session(); {
-		case sess.Err() != nil:
-		case sess.NumStreams() > 0 || !u.settled():
-			busy = append(busy, u)
-		default:
-			quiet = append(quiet, u)
-		}
-	}
-	closeAll(quiet)
-	return busy
 }
 
 // sleep reports whether ctx is still there after d.
@@ -127,6 +129,7 @@ func sleep(ctx context.Context, d time.Duration) bool {
 func (s *Server) Close(ctx context.Context) (cut int) {
 	s.init()
 	cut = closeAll(s.registry.close())
+	s.lingers.endAll()
 	select {
 	case <-s.registry.gone:
 	case <-ctx.Done():

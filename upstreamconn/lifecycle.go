@@ -20,6 +20,12 @@ func (u *upstream) onDrain(m tunnel.DrainMessage) {
 	}
 }
 
+// onWeight: the peer wants that much of the traffic.
+func (u *upstream) onWeight(w int) {
+	u.local.SetWeight(w)
+	u.server.Table.Reweigh(u.instance.endpoint)
+}
+
 // onGoAway: a peer without control wants no new streams.
 func (u *upstream) onGoAway(code uint32) {
 	u.server.log.Info("upstream goes away", "endpoint", u.instance.endpoint, "instance", u.instance.id, "code", code)
@@ -31,8 +37,12 @@ func (u *upstream) onGoAway(code uint32) {
 func (u *upstream) leave() {
 	u.mu.Lock()
 	u.leaving = true
-	remove, pool := u.remove, u.pool.Load()
-	u.remove = nil
+	u.unhold()
+	var remove func()
+	if !u.lingers {
+		remove, u.remove = u.remove, nil
+	}
+	pool := u.pool.Load()
 	u.mu.Unlock()
 	if remove != nil {
 		remove()
@@ -123,13 +133,6 @@ func (u *upstream) session() *tunnel.Session {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	return u.sess
-}
-
-// settled says that no stream is about to be opened, and none will.
-func (u *upstream) settled() bool {
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	return u.leaving && u.opening == 0
 }
 
 // onClosed: the session has ended.

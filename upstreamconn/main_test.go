@@ -29,10 +29,10 @@ func TestMain(m *testing.M) {
 }
 
 // eventually calls check until it returns nil, and fails with its last error
-// after 10 s.
+// after 20 s.
 func eventually(t testing.TB, check func() error) {
 	t.Helper()
-	timeout := time.After(10 * time.Second)
+	timeout := time.After(20 * time.Second)
 	tick := time.NewTicker(2 * time.Millisecond)
 	defer tick.Stop()
 	for {
@@ -43,7 +43,7 @@ func eventually(t testing.TB, check func() error) {
 		select {
 		case <-tick.C:
 		case <-timeout:
-			t.Fatalf("after 10 s: %v", err)
+			t.Fatalf("after 20 s: %v", err)
 		}
 	}
 }
@@ -60,9 +60,10 @@ type node struct {
 func startNode(t testing.TB, set func(*Server)) *node {
 	t.Helper()
 	n := &node{log: &lines{}}
+	table := router.NewTable()
 	n.Server = &Server{
 		NodeID: "node-" + fmt.Sprint(time.Now().UnixNano()),
-		Table:  router.NewTable(),
+		Table:  table,
 		Logger: slog.New(slog.NewTextHandler(n.log, &slog.HandlerOptions{Level: slog.LevelDebug})),
 	}
 	if set != nil {
@@ -83,7 +84,7 @@ func startNode(t testing.TB, set func(*Server)) *node {
 		n.Close(context.Background())
 		cancel()
 		wg.Wait()
-		if err := n.Table.ConsistencyCheck(); err != nil {
+		if err := table.ConsistencyCheck(); err != nil {
 			t.Error(err)
 		}
 		if left := n.Tunnels(); left != 0 {

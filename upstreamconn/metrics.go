@@ -13,6 +13,7 @@ import (
 type metrics struct {
 	requests    prometheus.Counter
 	disconnects *prometheus.CounterVec
+	shed        prometheus.Counter
 }
 
 // newMetrics registers nothing if reg is nil.
@@ -26,11 +27,15 @@ func newMetrics(reg prometheus.Registerer, table *router.Table) *metrics {
 			Name: "piko_upstreams_disconnects_total",
 			Help: "Number of tunnels that ended, by reason.",
 		}, []string{"reason"}),
+		shed: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "piko_upstreams_shed_total",
+			Help: "Number of tunnels asked to move to another node because this one had more than its share.",
+		}),
 	}
 	if reg == nil {
 		return m
 	}
-	reg.MustRegister(m.requests, m.disconnects,
+	reg.MustRegister(m.requests, m.disconnects, m.shed,
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 			Name: "piko_upstreams_connected_upstreams",
 			Help: "Number of upstreams connected to this node.",

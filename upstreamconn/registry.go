@@ -116,10 +116,11 @@ func (r *registry) len() int {
 	return len(r.tunnels)
 }
 
-func (r *registry) isDraining() bool {
+// stage says how far the end of the node has come.
+func (r *registry) stage() (draining, closed bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.draining
+	return r.draining, r.closed
 }
 
 // end says what has been done to the tunnels: msg is nil if drain was not called.
@@ -129,8 +130,8 @@ func (r *registry) end() (msg *tunnel.DrainMessage, closed bool) {
 	return r.message, r.closed
 }
 
-// drain turns new tunnels away and makes the present ones, which it returns, a
-// last resort.
+// drain makes the tunnels, which it returns, and those that will come a last
+// resort.
 func (r *registry) drain(msg tunnel.DrainMessage) []*upstream {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -145,7 +146,7 @@ func (r *registry) all() []*upstream {
 	return slices.Collect(maps.Keys(r.tunnels))
 }
 
-// close is drain, and add fails from now on.
+// close is drain without a message, and add fails from now on.
 func (r *registry) close() []*upstream {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -4,16 +4,20 @@
 // away when the node drains.
 //
 // It forwards nothing: the proxy finds an upstream in the table and calls
-// RoundTrip or Open on it. It does not know the other nodes. Package main hands
-// in the table, serves Handler on the upstream port, runs Run beside it, and
-// calls Drain, SendBack and Close when the node stops.
+// RoundTrip or Open on it. Of the other nodes it knows only what the fields of
+// Server tell: how many there are, whether one is ready, and how many tunnels
+// they have on average. Package main hands these and the table in, serves
+// Handler on the upstream port, runs Run beside it, and calls Drain, SendBack
+// and Close when the node stops.
 //
 // A tunnel costs no goroutine here. Everything that happens to it is an event
 // of its session, which this package turns into a change of the table.
 package upstreamconn
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"log/slog"
 	"net/http"
 	"slices"
@@ -44,15 +48,33 @@ type Server struct {
 	// Registerer gets the metrics; nil means none.
 	Registerer prometheus.Registerer
 
+	// ClusterSize is how many nodes are not draining, this one included: what
+	// an upstream is told when it connects; nil means 1. Changes are told with
+	// TellClusterSize. The functions here are called by many goroutines, must
+	// be fast, and must not call the Server.
+	ClusterSize func() int
+	// Others says whether another node is known that is ready to take tunnels.
+	// While it says so, a node that drains refuses new ones; nil means never.
+	Others func() bool
+	// Average is how many tunnels the live nodes that are not draining have on
+	// average, this one included; 0 or nil means that it is not known.
+	Average func() float64
+	// Rebalance is when tunnels are asked to move away because this node has
+	// more than its share; the zero value is never.
+	Rebalance Rebalance
+
 	// Static after init.
 	once     sync.Once
 	log      *slog.Logger
 	wheel    *tunnel.Wheel
 	metrics  *metrics
-	features []string // what we accept of an upstream's; one slice for all tunnels
+	features []string      // what we accept of an upstream's; one slice for all tunnels
+	second   time.Duration // how often Run looks after the tunnels; a second but in tests
 
 	refusals logLimit
 	registry registry
+	size     clusterSize
+	lingers  lingering
 }
 
 func (s *Server) init() {
@@ -65,6 +87,7 @@ func (s *Server) init() {
 		s.metrics = newMetrics(s.Registerer, s.Table)
 		s.features = []string{tunnel.FeatureControl}
 		s.registry.init()
+		s.size.init()
 	})
 }
 
@@ -81,24 +104,47 @@ func (s *Server) Handler() http.Handler {
 	return mux
 }
 
-// Run watches over the life of the tunnels until ctx ends. Without it a peer
-// that vanished is never noticed.
+// Run watches over the life of the tunnels, tells them the size of the cluster
+// and keeps the balance until ctx ends. Without it a peer that vanished is
+// never noticed. It waits for its goroutines.
 func (s *Server) Run(ctx context.Context) error {
 	s.init()
-	s.wheel.Run(ctx)
+	var wg sync.WaitGroup
+	wg.Go(func() { s.wheel.Run(ctx) })
+	wg.Go(func() { s.tellSizes(ctx) })
+	s.tend(ctx)
+	wg.Wait()
 	return nil
+}
+
+// tend does what is to be done once a second.
+func (s *Server) tend(ctx context.Context) {
+	t := time.NewTicker(cmp.Or(s.second, time.Second))
+	defer t.Stop()
+	b := newBalancer(s)
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case now := <-t.C:
+			s.lingers.end(now)
+			b.balance(ctx, now)
+		}
+	}
 }
 
 // serveUpstream turns a request into a tunnel, or refuses it.
 func (s *Server) serveUpstream(w http.ResponseWriter, r *http.Request) {
-	endpoint, err := s.check(r)
+	hello := tunnel.ReadHello(r)
+	endpoint, err := s.check(r, hello)
 	if err != nil {
 		s.refuse(w, r, err)
 		return
 	}
-	hello := tunnel.ReadHello(r)
 	u := newUpstream(s, instance{endpoint, hello.Instance})
-	sess, err := tunnel.Accept(w, r, s.reply(hello), u.options())
+	reply := s.reply(hello)
+	u.told = reply.ClusterSize
+	sess, err := tunnel.Accept(w, r, reply, u.options())
 	if err != nil {
 		s.log.Info("upstream handshake failed", "endpoint", endpoint, "remote", r.RemoteAddr, "err", err)
 		return
@@ -112,7 +158,7 @@ func (s *Server) serveUpstream(w http.ResponseWriter, r *http.Request) {
 }
 
 // check returns the endpoint, or why there will be no tunnel for it.
-func (s *Server) check(r *http.Request) (string, error) {
+func (s *Server) check(r *http.Request, hello tunnel.Hello) (string, error) {
 	endpoint, err := tunnel.ParseEndpoint(r.PathValue("endpoint"))
 	if err != nil {
 		return "", err
@@ -120,26 +166,49 @@ func (s *Server) check(r *http.Request) (string, error) {
 	if err := tunnel.CheckHandshake(r); err != nil {
 		return "", err
 	}
-	if s.registry.isDraining() {
+	if s.refuses() {
 		return "", fault.New(fault.Draining, nil)
+	}
+	if slices.Contains(hello.Nodes, s.NodeID) {
+		return "", fault.New(fault.DuplicateTunnel, nil)
 	}
 	// The name is a part of the request line, which should not be kept for
 	// the life of a tunnel.
 	return strings.Clone(endpoint), nil
 }
 
+// refuses says that no new tunnel is taken. A node that drains takes it if no
+// other could: an upstream that waits for a node serves nobody.
+func (s *Server) refuses() bool {
+	draining, closed := s.registry.stage()
+	return closed || draining && s.Others != nil && s.Others()
+}
+
 // reply accepts what we have built of what the upstream offers.
 func (s *Server) reply(hello tunnel.Hello) tunnel.Reply {
 	reply := tunnel.Reply{NodeID: s.NodeID, ClusterSize: 1}
+	if s.ClusterSize != nil {
+		reply.ClusterSize = max(s.ClusterSize(), 1)
+	}
 	if slices.Contains(hello.Features, tunnel.FeatureControl) {
 		reply.Features = s.features
 	}
 	return reply
 }
 
-// refuse answers a request that is no handshake, and says so in the log.
+// refuse answers a request that will be no tunnel, and says so in the log. What
+// an upstream that is well meets as its nodes come and go, it goes on trying
+// until it is led elsewhere: that is worth no line.
 func (s *Server) refuse(w http.ResponseWriter, r *http.Request, err error) {
+	duplicate := errors.Is(err, fault.DuplicateTunnel)
+	if duplicate {
+		w.Header().Set(tunnel.HeaderNodeID, s.NodeID)
+	}
 	tunnel.RefuseHandshake(w, r, err)
+	if duplicate || errors.Is(err, fault.Draining) {
+		s.log.Debug("upstream refused", "path", short(r.URL.Path), "remote", r.RemoteAddr, "reason", err.Error())
+		return
+	}
 	if ok, dropped := s.refusals.allow(time.Now()); ok {
 		s.log.Info("upstream refused", "path", short(r.URL.Path), "remote", r.RemoteAddr, "reason", err.Error(), "unlogged", dropped)
 	}

@@ -38,15 +38,19 @@ type upstream struct {
 
 	older, newer *upstream // of the same instance. Guarded by server.registry.mu
 
-	// Guarded by mu. The table's own lock is the only one taken under it.
+	// Guarded by mu. Only the table's own lock and those of the session are
+	// taken under it; the session holds none when it calls an event.
 	mu      sync.Mutex
 	sess    *tunnel.Session // nil until Accept has returned; then static
 	name    string          // set with sess
 	remove  func()          // takes it out of the table; nil when it is not in there
 	opening int             // Opens under way
 	leaving bool            // opens no stream any more
-	asked   bool            // to move, by us
+	asked   bool            // to move, by us, because the node stops
+	lingers bool            // stays in the table although it is leaving, see lingering
 	drained bool            // tell the peer when the last Open is through
+	held    chan struct{}   // closed when Opens need not wait any more; nil: they need not
+	told    int             // the size of the cluster that the peer knows
 	ended   error           // why the session ended
 	renewed chan struct{}   // closed when the goroutine of renew has ended; nil if there is none
 }
@@ -65,7 +69,7 @@ func (u *upstream) options() tunnel.Options {
 		Wheel:        u.server.wheel,
 		Events: tunnel.Events{
 			Drain:  u.onDrain,
-			Weight: u.local.SetWeight,
+			Weight: u.onWeight,
 			GoAway: u.onGoAway,
 			Closed: u.onClosed,
 		},
@@ -86,7 +90,11 @@ func (u *upstream) RoundTrip(req *http.Request) (*http.Response, error) {
 		}
 	}
 	u.server.metrics.requests.Inc()
-	return pool.RoundTrip(req)
+	res, err := pool.RoundTrip(req)
+	if errors.Is(err, relay.ErrPoolClosed) {
+		err = errLeaving // which is why
+	}
+	return res, err
 }
 
 // Open opens a stream that is the caller's.
@@ -127,13 +135,9 @@ func (u *upstream) fresh(req *http.Request) bool {
 // dial opens a stream, unless the upstream is leaving. An error means that the
 // upstream has seen nothing.
 func (u *upstream) dial(ctx context.Context) (net.Conn, error) {
-	u.mu.Lock()
-	if u.leaving {
-		u.mu.Unlock()
-		return nil, errLeaving
+	if err := u.beginOpen(ctx); err != nil {
+		return nil, err
 	}
-	u.opening++
-	u.mu.Unlock()
 	defer u.opened()
 
 	bounded, cancel := context.WithTimeout(ctx, openTime)
@@ -150,6 +154,30 @@ func (u *upstream) dial(ctx context.Context) (net.Conn, error) {
 		u.renew()
 	}
 	return nil, fault.New(fault.UpstreamUnreachable, err)
+}
+
+// beginOpen counts an Open. While the upstream is held it waits: for a second
+// at most, see hold.
+func (u *upstream) beginOpen(ctx context.Context) error {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	for u.held != nil {
+		held := u.held
+		u.mu.Unlock()
+		select {
+		case <-held:
+		case <-ctx.Done():
+		}
+		u.mu.Lock()
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+	}
+	if u.leaving {
+		return errLeaving
+	}
+	u.opening++
+	return nil
 }
 
 // opened ends an Open. The last one before the peer leaves says so to the peer.

@@ -3,6 +3,7 @@ package upstreamconn
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -69,18 +70,24 @@ type oldAgent struct {
 // dialOldAgent connects an agent that serves nothing yet.
 func dialOldAgent(t testing.TB, url, endpoint string) *oldAgent {
 	t.Helper()
-	ws, res, err := websocket.DefaultDialer.Dial(strings.Replace(url, "http", "ws", 1)+"/piko/v1/upstream/"+endpoint, nil)
+	a, err := tryOldAgent(url, endpoint)
 	if err != nil {
-		t.Fatalf("dial: %v (%v)", err, res)
-	}
-	cfg := yamux.DefaultConfig()
-	cfg.LogOutput = io.Discard
-	a := &oldAgent{ws: &byteConn{Conn: ws}}
-	if a.sess, err = yamux.Client(a.ws, cfg); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { a.sess.Close() })
 	return a
+}
+
+func tryOldAgent(url, endpoint string) (*oldAgent, error) {
+	ws, res, err := websocket.DefaultDialer.Dial(strings.Replace(url, "http", "ws", 1)+"/piko/v1/upstream/"+endpoint, nil)
+	if err != nil {
+		return nil, fmt.Errorf("dial: %w (%v)", err, res)
+	}
+	cfg := yamux.DefaultConfig()
+	cfg.LogOutput = io.Discard
+	a := &oldAgent{ws: &byteConn{Conn: ws}}
+	a.sess, err = yamux.Client(a.ws, cfg)
+	return a, err
 }
 
 // serve serves h until the session ends, and reports why accepting ended.
@@ -134,7 +141,7 @@ func TestOldAgentIsSentBackWhenTheNodeHasDrained(t *testing.T) {
 	if !n.waitFor(t, "other", 1)[0].Draining() {
 		t.Error("the idle agent is no last resort")
 	}
-	if err := n.postSomewhere("other"); err != nil { // leaves a stream in the pool
+	if err := n.send(http.MethodPost, "other"); err != nil { // leaves a stream in the pool
 		t.Errorf("a request that was on its way when the drain began: %v", err)
 	}
 
@@ -144,7 +151,6 @@ func TestOldAgentIsSentBackWhenTheNodeHasDrained(t *testing.T) {
 		n.SendBack(t.Context())
 	}()
 	wantSentBack(t, "the idle agent", idleEnd)
-	n.waitFor(t, "endpoint", 0)
 	select {
 	case err := <-busyEnd:
 		t.Fatalf("the busy agent was ended with a request in flight: %v", err)
@@ -152,6 +158,7 @@ func TestOldAgentIsSentBackWhenTheNodeHasDrained(t *testing.T) {
 		t.Fatal("the busy agent was not waited for")
 	case <-time.After(3 * quietPoll):
 	}
+	n.waitFor(t, "endpoint", 1) // as nobody else may serve it
 	close(release)
 	if err := <-result; err != nil {
 		t.Errorf("the request in flight: %v", err)

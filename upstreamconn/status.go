@@ -1,0 +1,53 @@
+package upstreamconn
+
+import (
+	"iter"
+	"time"
+)
+
+// Status is what is known of a tunnel at a moment.
+type Status struct {
+	Endpoint string
+	Remote   string    // address of the other end, or of a proxy between
+	Instance string    // the upstream's name for itself; "" if it is of v0.9.0
+	Protocol string    // "http", "tcp" or "", as the upstream said
+	Since    time.Time // when it connected
+	InFlight int       // requests that have begun and not ended
+	Control  bool      // whether it can be asked to move; not if it is of v0.9.0
+	Draining bool      // a last resort: the node drains, or a newer tunnel replaces it
+	Leaving  bool      // takes no request any more, and ends its last streams
+}
+
+// Upstreams returns the tunnels, in no order. Changes meanwhile may or may not
+// be seen.
+func (s *Server) Upstreams() iter.Seq[Status] {
+	s.init()
+	return func(yield func(Status) bool) {
+		for _, u := range s.registry.all() {
+			if st, ok := u.status(); ok && !yield(st) {
+				return
+			}
+		}
+	}
+}
+
+// status is not ok for a tunnel that is not open yet.
+func (u *upstream) status() (st Status, ok bool) {
+	u.mu.Lock()
+	sess, name, leaving := u.sess, u.name, u.leaving
+	u.mu.Unlock()
+	if sess == nil {
+		return Status{}, false
+	}
+	return Status{
+		Endpoint: u.instance.endpoint,
+		Remote:   name,
+		Instance: u.instance.id,
+		Protocol: sess.Peer().Protocol,
+		Since:    u.since,
+		InFlight: u.local.InFlight(),
+		Control:  sess.HasControl(),
+		Draining: u.local.Draining(),
+		Leaving:  leaving,
+	}, true
+}

@@ -33,6 +33,7 @@ Examples:
   piko agent http my-endpoint 3000
   piko agent http my-endpoint 10.0.0.5:8080 --connect.url https://piko.example.com:8001
   piko agent http my-endpoint https://intranet/app --access-log.disable
+  piko agent http my-endpoint 3000 --connect.url http://node-1:8001 --connect.url http://node-2:8001
   PIKO_CONNECT_TOKEN=$(cat token) piko agent http my-endpoint 3000
 
 ` + reloadHelp
@@ -50,6 +51,7 @@ Example:
 with agent.yaml:
   connect:
     url: https://piko.example.com:8001
+  connections: 2
   listeners:
     - endpoint_id: my-endpoint
       addr: 3000
@@ -134,10 +136,11 @@ func (c *agentConfig) build() (agentParts, error) {
 	parts := agentParts{
 		agent: agent.Config{ConnectTimeout: c.Connect.Timeout, GracePeriod: zeroIsOff(c.GracePeriod)},
 		client: client.Client{
-			URL:      string(c.Connect.URL),
-			ProxyURL: string(c.Connect.ProxyURL),
-			TenantID: c.Connect.TenantID,
-			TLS:      tlsConfig,
+			URLs:        c.Connect.URL.urls(),
+			Connections: int(c.Connections),
+			ProxyURL:    string(c.Connect.ProxyURL),
+			TenantID:    c.Connect.TenantID,
+			TLS:         tlsConfig,
 		},
 	}
 	if token := c.Connect.Token; token != "" {
@@ -186,7 +189,8 @@ func (a *agentCmd) run(p *process) error {
 		running.Go(func() { cancel(metrics.serveUntil(ctx)) })
 		subsystem(root, "server").Info("serving metrics", "addr", metrics.ln.Addr().String())
 	}
-	log.Info("agent started", "version", version(), "url", a.Connect.URL.redacted(), "listeners", len(parts.agent.Listeners))
+	log.Info("agent started", "version", version(), "url", a.Connect.URL.redacted(),
+		"connections", int(a.Connections), "listeners", len(parts.agent.Listeners))
 	// Ready at once: a server that is not there yet is no reason to hold up the start of the machine.
 	defer newNotifier(p.getenv, log).follow(ctx, nil, fmt.Sprintf("%d listeners", len(parts.agent.Listeners)), a.GracePeriod)()
 

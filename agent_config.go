@@ -3,7 +3,11 @@ package main
 import (
 	"errors"
 	"fmt"
+	"strconv"
+	"strings"
 	"time"
+
+	"github.com/alecthomas/kong"
 
 	"piko/agent"
 	"piko/tunnel"
@@ -16,6 +20,8 @@ type agentConfig struct {
 	Log     logConfig         `embed:"" prefix:"log." group:"Log"`
 	Config  configFlags       `embed:"" prefix:"config."`
 
+	Connections connectionCount `default:"2" placeholder:"N" group:"Server to connect to" help:"How many nodes each listener is connected to, so that the loss of one loses no request. Never more than the cluster has; a server of v0.9.0 counts as one node for each URL."`
+
 	GracePeriod time.Duration `default:"1m" group:"Shutdown" help:"How long a shutdown may take: requests in flight that have not ended by then are cut, and counted in the log."`
 
 	// Listeners are in the file only.
@@ -24,12 +30,68 @@ type agentConfig struct {
 
 // connectConfig is the connect.* section.
 type connectConfig struct {
-	URL      serverURL       `name:"url" default:"http://localhost:8001" help:"URL of the server's upstream port, or of a load balancer in front of it: http, https, ws or wss. A path is kept as a prefix."`
+	URL      serverURLs      `name:"url" list:"" default:"http://localhost:8001" placeholder:"URL" help:"URL of the server's upstream port, or of a load balancer in front of it: http, https, ws or wss. A path is kept as a prefix. May be repeated, or have several with commas between, for nodes without a load balancer, or for two clusters during a move from one to the other."`
 	Token    string          `placeholder:"JWT" help:"Token that allows to listen. Prefer the environment variable: other users of the machine see command lines."`
 	TenantID string          `name:"tenant-id" placeholder:"ID" help:"Tenant that the token belongs to."`
 	Timeout  time.Duration   `default:"30s" help:"How long to try to connect a listener for the first time before giving up on it. One that was connected once never gives up. 0s tries for ever."`
 	ProxyURL forwardProxyURL `name:"proxy-url" help:"Proxy to connect through: http, https or socks5. When not given, HTTPS_PROXY, HTTP_PROXY and NO_PROXY of the environment hold."`
 	TLS      clientTLSConfig `embed:"" prefix:"tls."`
+}
+
+// serverURLs are the URLs of one server or of several, with commas between.
+type serverURLs string
+
+// Decode is kong's: each use of the flag adds URLs. A list is the file's.
+func (l *serverURLs) Decode(ctx *kong.DecodeContext) error {
+	token, err := ctx.Scan.PopValue("url")
+	if err != nil {
+		return err
+	}
+	given, ok := token.Value.([]any)
+	if !ok {
+		given = []any{token.Value}
+	}
+	for _, item := range given {
+		for s := range strings.SplitSeq(fmt.Sprint(item), ",") {
+			var u serverURL
+			if err := u.UnmarshalText([]byte(strings.TrimSpace(s))); err != nil {
+				return err
+			}
+			if *l != "" {
+				*l += ","
+			}
+			*l += serverURLs(u)
+		}
+	}
+	return nil
+}
+
+// urls are the single ones.
+func (l serverURLs) urls() []string { return strings.Split(string(l), ",") }
+
+// redacted is l without passwords, for logs.
+func (l serverURLs) redacted() string {
+	list := l.urls()
+	for i, u := range list {
+		list[i] = serverURL(u).redacted()
+	}
+	return strings.Join(list, ",")
+}
+
+// connectionCount is how many tunnels a listener has.
+type connectionCount int
+
+// maxConnections bounds what one listener costs the cluster.
+const maxConnections = 16
+
+// UnmarshalText accepts 1 to maxConnections.
+func (c *connectionCount) UnmarshalText(text []byte) error {
+	n, err := strconv.Atoi(string(text))
+	if err != nil || n < 1 || n > maxConnections {
+		return fmt.Errorf("%q is not a number from 1 to %d; 2 is enough to lose a node and no request", text, maxConnections)
+	}
+	*c = connectionCount(n)
+	return nil
 }
 
 // agentServerConfig is the server.* section of an agent.

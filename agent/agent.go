@@ -2,7 +2,7 @@
 // on endpoints with the SDK (package client) and forwards the requests that
 // arrive to the services.
 //
-// The flow of one listener: the client keeps a tunnel to a node; every stream
+// The flow of one listener: the client keeps tunnels to nodes; every stream
 // that the node opens is a connection of a net/http server; the handler sends
 // the request over a pool of keep-alive connections to the service
 // (relay.Pool) and copies the answer back. The node has authenticated, counted

@@ -5,6 +5,7 @@ import (
 	"context"
 	"log/slog"
 	"net/url"
+	"strings"
 
 	"piko/client"
 )
@@ -17,10 +18,11 @@ func (l *listener) dialer(template *client.Client) func(context.Context) (tunnel
 	if template != nil {
 		c = *template
 	}
-	c.Logger = cmp.Or(c.Logger, l.log).With(slog.String("url", redacted(c.URL)))
+	c.Logger = cmp.Or(c.Logger, l.log).With(slog.String("url", redacted(append([]string{c.URL}, c.URLs...))))
 	next := c.OnState
 	c.OnState = func(s client.State) {
 		l.connection(s.Connected, s.Err == nil)
+		l.tunnelCount(s.Tunnels)
 		if next != nil {
 			next(s)
 		}
@@ -34,8 +36,8 @@ func (l *listener) dialer(template *client.Client) func(context.Context) (tunnel
 	}
 }
 
-// connection counts what happened to the listener's connection: it is up now or
-// not, and a tunnel was opened or not. The client calls it from one goroutine
+// connection counts what happened to the listener's connection: any tunnel is up
+// now or none, and one was opened or not. The client calls it from one goroutine
 // at a time.
 func (l *listener) connection(up, opened bool) {
 	if was := l.connected.Swap(up); was != up {
@@ -50,11 +52,20 @@ func (l *listener) connection(up, opened bool) {
 	}
 }
 
-// redacted is a URL for the log.
-func redacted(s string) string {
-	u, err := url.Parse(s)
-	if err != nil {
-		return "" // whoever dials it will say what is wrong with it
+// tunnelCount counts the tunnels of the listener.
+func (l *listener) tunnelCount(n int) {
+	was := l.tunnels.Swap(int64(n))
+	l.metrics.tunnels.Add(float64(int64(n) - was))
+}
+
+// redacted are URLs for the log.
+func redacted(urls []string) string {
+	var list []string
+	for _, s := range urls {
+		// Whoever dials it will say what is wrong with it.
+		if u, err := url.Parse(s); err == nil && s != "" {
+			list = append(list, u.Redacted())
+		}
 	}
-	return u.Redacted()
+	return strings.Join(list, ",")
 }

@@ -133,6 +133,7 @@ func (x *exchange) informational(status int, header textproto.MIMEHeader) error 
 // respond copies the service's answer to the client.
 func (x *exchange) respond(res *http.Response) {
 	x.l.answered()
+	delete(res.Header, fault.HeaderError) // only the agent itself says that its service fails
 	x.status = res.StatusCode
 	n, err := relay.CopyResponse(x.w, res)
 	x.sent = n
@@ -145,6 +146,7 @@ func (x *exchange) respond(res *http.Response) {
 // upgrade joins the client's connection with the service's until both end.
 func (x *exchange) upgrade(res *http.Response) {
 	x.l.answered()
+	delete(res.Header, fault.HeaderError)
 	x.status, x.upgraded = res.StatusCode, true
 	// The server forgets the connection when it is taken over; run must not.
 	x.l.upgrades.Add(1)

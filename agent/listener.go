@@ -50,6 +50,7 @@ type listener struct {
 	// Safe for concurrent use.
 	active    atomic.Int64 // requests and upgraded connections
 	connected atomic.Bool
+	tunnels   atomic.Int64 // that are open and not being left
 	draining  atomic.Bool
 	health    serviceHealth
 	conns     sync.WaitGroup // connections of the HTTP server that are neither closed nor hijacked
@@ -110,6 +111,7 @@ func (l *listener) run(ctx context.Context, grace time.Duration) error {
 	l.conns.Wait()
 	l.upgrades.Wait()
 	l.connection(false, false)
+	l.tunnelCount(0)
 	return err
 }
 

@@ -20,6 +20,7 @@ type metrics struct {
 	bytesIn   *prometheus.HistogramVec // endpoint
 	bytesOut  *prometheus.HistogramVec // endpoint
 	connected *prometheus.GaugeVec     // endpoint
+	tunnels   *prometheus.GaugeVec     // endpoint
 	connects  *prometheus.CounterVec   // endpoint
 	cut       *prometheus.CounterVec   // endpoint
 }
@@ -43,15 +44,17 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 			Name: "piko_agent_response_size_bytes", Help: "Bytes of response bodies.", Buckets: sizes}, byEndpoint),
 		connected: prometheus.NewGaugeVec(prometheus.GaugeOpts{
 			Name: "piko_agent_listeners_connected", Help: "Listeners that are connected to a node."}, byEndpoint),
+		tunnels: prometheus.NewGaugeVec(prometheus.GaugeOpts{
+			Name: "piko_agent_listener_tunnels", Help: "Tunnels of listeners that are open, each to another node; not those that are being left."}, byEndpoint),
 		connects: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "piko_agent_listener_connects_total", Help: "How often a listener was connected to a node, the first time included."}, byEndpoint),
+			Name: "piko_agent_listener_connects_total", Help: "Tunnels that listeners have opened to nodes, the first ones included."}, byEndpoint),
 		cut: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "piko_agent_requests_cut_total", Help: "Requests and upgraded connections that were cut when the grace period was over."}, byEndpoint),
 	}
 	if reg == nil {
 		return m, nil
 	}
-	for _, c := range []prometheus.Collector{m.inFlight, m.requests, m.latency, m.bytesIn, m.bytesOut, m.connected, m.connects, m.cut} {
+	for _, c := range []prometheus.Collector{m.inFlight, m.requests, m.latency, m.bytesIn, m.bytesOut, m.connected, m.tunnels, m.connects, m.cut} {
 		if err := reg.Register(c); err != nil {
 			return nil, fmt.Errorf("register metrics: %w", err)
 		}
@@ -70,6 +73,7 @@ type listenerMetrics struct {
 	bytesIn   prometheus.Observer
 	bytesOut  prometheus.Observer
 	connected prometheus.Gauge
+	tunnels   prometheus.Gauge
 	connects  prometheus.Counter
 	cut       prometheus.Counter
 
@@ -100,6 +104,7 @@ func (m *metrics) listener(endpoint string) *listenerMetrics {
 		bytesIn:   m.bytesIn.WithLabelValues(endpoint),
 		bytesOut:  m.bytesOut.WithLabelValues(endpoint),
 		connected: m.connected.WithLabelValues(endpoint),
+		tunnels:   m.tunnels.WithLabelValues(endpoint),
 		connects:  m.connects.WithLabelValues(endpoint),
 		cut:       m.cut.WithLabelValues(endpoint),
 	}

@@ -185,6 +185,9 @@ func TestRequestsInFlightOverATunnelSurviveTheStop(t *testing.T) {
 	if v := testutil.ToFloat64(a.listeners[0].metrics.connected); v != 0 {
 		t.Errorf("%v listeners are connected after the end", v)
 	}
+	if v := testutil.ToFloat64(a.listeners[0].metrics.tunnels); v != 0 {
+		t.Errorf("%v tunnels are open after the end", v)
+	}
 }
 
 func TestServerThatCutsTheTunnelIsConnectedToAgain(t *testing.T) {
@@ -207,6 +210,9 @@ func TestServerThatCutsTheTunnelIsConnectedToAgain(t *testing.T) {
 	eventually(t, func() error {
 		if v := testutil.ToFloat64(a.listeners[0].metrics.connects); v != 2 {
 			return fmt.Errorf("metric counts %v connects, want 2", v)
+		}
+		if v := testutil.ToFloat64(a.listeners[0].metrics.tunnels); v != 1 {
+			return fmt.Errorf("metric counts %v tunnels, want 1", v)
 		}
 		return nil
 	})

@@ -23,6 +23,11 @@ const (
 	// beginning of an outage and not the next failure of the last one.
 	healthyAfter = 30 * time.Second
 
+	// calmAfter is how long a tunnel has to live for its loss to be met with
+	// short pauses again: as long as the long pauses are on average, so that it
+	// makes no more attempts than they would.
+	calmAfter = longPause / 2
+
 	// maxRetryAfter bounds what we let a server, or whoever answers for it,
 	// tell us.
 	maxRetryAfter = time.Minute
@@ -32,12 +37,16 @@ const (
 // attempt 0. elapsed is how long the outage has lasted, jitter is in [0, 1),
 // and retryAfter what the server asked for, which comes on top.
 func pause(attempt int, elapsed, retryAfter time.Duration, jitter float64) time.Duration {
-	ceiling := longPause
-	if elapsed < shortFor {
-		const doublings = 5 // 100 ms * 2^5 is above the ceiling
-		ceiling = min(firstPause<<min(attempt, doublings), shortPause)
+	return min(retryAfter, maxRetryAfter) + time.Duration(jitter*float64(ceiling(attempt, elapsed)))
+}
+
+// ceiling is what pauses are below.
+func ceiling(attempt int, elapsed time.Duration) time.Duration {
+	if elapsed >= shortFor {
+		return longPause
 	}
-	return min(retryAfter, maxRetryAfter) + time.Duration(jitter*float64(ceiling))
+	const doublings = 5 // 100 ms * 2^5 is above the ceiling
+	return min(firstPause<<min(attempt, doublings), shortPause)
 }
 
 // outage counts the attempts since the last time that all was well. The zero
@@ -57,10 +66,45 @@ func (o *outage) next(now time.Time, err error) time.Duration {
 	return p
 }
 
-// retryAfter is what the server asked for.
+// spread is how long to wait with another attempt after one that succeeded: the
+// worse the outage was, the more others are back.
+func (o *outage) spread() time.Duration {
+	return jitter(ceiling(o.attempts, 0))
+}
+
+// soothe forgets most of the failures.
+func (o *outage) soothe(now time.Time) {
+	o.since, o.attempts = now, min(o.attempts, 2)
+}
+
+// jitter is anything below d.
+func jitter(d time.Duration) time.Duration { return time.Duration(rand.Float64() * float64(d)) }
+
+// search counts the attempts that led to nodes where we were already. The zero
+// value is the beginning.
+type search struct{ attempts int }
+
+// next is how long to wait before the next attempt: several tries in the first
+// second, since a load balancer that goes by turns needs no more, and in the
+// end one in 5 s, as one that always leads to the same node never will.
+func (s *search) next() time.Duration {
+	p := searchPause(s.attempts, rand.Float64())
+	s.attempts++
+	return p
+}
+
+// searchDoublings is after how many attempts a search is in no hurry any more:
+// 100 ms * 2^7 is above longPause.
+const searchDoublings = 7
+
+func searchPause(attempt int, jitter float64) time.Duration {
+	return time.Duration(jitter * float64(min(firstPause<<min(attempt, searchDoublings), longPause)))
+}
+
+// retryAfter is what the server asked for, as far as we let it.
 func retryAfter(err error) time.Duration {
 	if refused, ok := errors.AsType[*fault.Refused](err); ok {
-		return refused.RetryAfter
+		return min(refused.RetryAfter, maxRetryAfter)
 	}
 	return 0
 }

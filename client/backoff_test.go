@@ -83,6 +83,7 @@ func TestFinal(t *testing.T) {
 		{"404 of ours", refused(404, fault.NotFound), false, false},
 		{"301", refused(301, ""), false, false},
 		{"503", refused(503, fault.Draining), false, false},
+		{"409 of a node that was named", refused(409, fault.DuplicateTunnel), false, false},
 		{"another error", errors.New("x509: certificate has expired"), false, false},
 	} {
 		if got := final(c.err, c.mayChange); got != c.want {

@@ -4,11 +4,13 @@
 //	if err != nil { ... }
 //	http.Serve(ln, handler)
 //
-// Listen opens a tunnel to a piko server and returns a net.Listener: what the
-// server forwards to the endpoint arrives as connections. The listener
-// outlives its tunnels. When one is lost it connects again, with growing
-// pauses, for as long as it takes; when the server asks it to move, it opens
-// the new tunnel before it leaves the old one, so that no request is lost.
+// Listen opens tunnels to a piko server and returns a net.Listener: what the
+// server forwards to the endpoint arrives as connections. If the server is a
+// cluster, the listener keeps tunnels to several of its nodes, so that one may
+// be lost. The listener outlives its tunnels. When one is lost it connects
+// again, with growing pauses, for as long as it takes; when a node asks it to
+// move, it opens the new tunnel before it leaves the old one, so that no request
+// is lost.
 //
 // The package knows nothing of HTTP requests and of no server code.
 package client
@@ -18,8 +20,10 @@ import (
 	"context"
 	"crypto/rand"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"time"
 
 	"piko/tunnel"
@@ -33,6 +37,14 @@ type Client struct {
 	// it, with the scheme http, https, ws or wss; a path is put before that of
 	// the server. "" means http://localhost:8001.
 	URL string
+	// URLs are more of them: of other nodes, or of other clusters, as during a
+	// move from one to the other. A listener that may have as many tunnels as
+	// there are URLs has one by each, but for those that lead to the same node.
+	URLs []string
+	// Connections is how many tunnels a listener keeps, each to another node;
+	// 0 means 2. There are never more than nodes. A v0.9.0 server does not say
+	// which node it is: then there is one for each URL.
+	Connections int
 	// ProxyURL is an HTTP or SOCKS5 proxy on the way; "" means what the
 	// environment says (HTTPS_PROXY, HTTP_PROXY, NO_PROXY).
 	ProxyURL string
@@ -54,25 +66,33 @@ type Client struct {
 	ConnectTimeout time.Duration
 	// Logger gets what happens to the tunnels; nil discards.
 	Logger *slog.Logger
-	// OnState is called when a listener's tunnel was opened, lost or could
-	// not be opened: from one goroutine of a listener at a time, which waits
-	// for it. It must not call the listener's Close or Shutdown.
+	// OnState is called when one of a listener's tunnels was opened, lost or
+	// left, or could not be opened: from one goroutine of a listener at a time,
+	// which waits for it. It must not call the listener's Close or Shutdown.
 	OnState func(State)
 }
 
 // State is what OnState is told.
 type State struct {
 	Endpoint string
-	// Connected says whether the endpoint is served by a tunnel now.
+	// Connected says whether the endpoint is served by any tunnel now.
 	Connected bool
+	// Tunnels is how many tunnels the listener has now, without those that are
+	// being left.
+	Tunnels int
 	// NodeID is the node that the tunnel is or was connected to; "" if none,
 	// or if it is of v0.9.0.
 	NodeID string
-	// Err is why a tunnel was lost or not opened; nil when one was opened.
+	// Err is why a tunnel was lost or not opened; nil when one was opened. It
+	// is ErrLeft if all is well, and there is one tunnel less.
 	Err error
 	// Retry is how long from now the next attempt is.
 	Retry time.Duration
 }
+
+// ErrLeft is what State says of a tunnel that the listener has left: another one
+// has taken its place, or there are fewer nodes.
+var ErrLeft = errors.New("tunnel is left")
 
 const defaultURL = "http://localhost:8001"
 
@@ -92,11 +112,10 @@ func (c *Client) Listen(ctx context.Context, endpoint string) (*Listener, error)
 	return l, nil
 }
 
-// dialer returns what makes the tunnels of one listener. Its instance tells the
-// server which tunnels are of one listener.
+// dialer returns what makes the tunnels of one listener, but for the URL. Its
+// instance tells the server which tunnels are of one listener.
 func (c *Client) dialer() tunnel.Dialer {
 	return tunnel.Dialer{
-		URL:      cmp.Or(c.URL, defaultURL),
 		ProxyURL: c.ProxyURL,
 		TLS:      c.TLS,
 		Token:    c.Token,
@@ -106,6 +125,27 @@ func (c *Client) dialer() tunnel.Dialer {
 		Timeout:  c.ConnectTimeout,
 		Options:  tunnel.Options{StreamWindow: c.StreamWindow},
 	}
+}
+
+// urls are all URLs, each of them once.
+func (c *Client) urls() []string {
+	var list []string
+	for _, u := range append([]string{c.URL}, c.URLs...) {
+		if u != "" && !slices.Contains(list, u) {
+			list = append(list, u)
+		}
+	}
+	if len(list) == 0 {
+		return []string{defaultURL}
+	}
+	return list
+}
+
+func (c *Client) connections() int {
+	if c.Connections <= 0 {
+		return defaultConnections
+	}
+	return c.Connections
 }
 
 func (c *Client) logger() *slog.Logger {

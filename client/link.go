@@ -32,36 +32,67 @@ const (
 	maxRetiring = 8
 )
 
+// session is what a listener needs of a *tunnel.Session.
+type session interface {
+	Accept() (*tunnel.Stream, error)
+	Drain(tunnel.DrainMessage) error
+	GoAway(code uint32) error
+	Weight(w int) error
+	Probe()
+	Close() error
+	Done() <-chan struct{}
+	Err() error
+	HasControl() bool
+	NumStreams() int
+	Peer() tunnel.Peer
+	RemoteAddr() net.Addr
+}
+
 // link is one tunnel of a listener.
 type link struct {
 	// Static after construction.
-	sess    *tunnel.Session
+	l       *Listener
+	sess    session
 	since   time.Time
-	drain   chan tunnel.DrainMessage // the server asks us to move; holds the first
-	drained chan struct{}            // closed when the server has opened its last stream
-	gone    chan struct{}            // closed when retiring has come to its end
-	retired chan struct{}            // closed when retiring begins
+	drained chan struct{} // closed when the server has opened its last stream
+	gone    chan struct{} // closed when retiring has come to its end
+	retired chan struct{} // closed when retiring begins
 
 	drainedOnce, retireOnce sync.Once
+
+	// Owned by the listener's manager.
+	urls  []int     // that lead to it; see holding
+	moved time.Time // when it saw that the node asks us to move
+	until time.Time // then it is left even if nothing has replaced it, as long as there is another
+	seen  int       // the number of nodes that it has seen
+
+	// Guarded by the listener's mu.
+	asked *tunnel.DrainMessage // the node asks us to move; the first time
+	nodes int                  // how many the node says there are that do not drain; 0 is not known
+	said  uint64               // when it said so; a later word of any node has a higher number
+	kept  bool                 // it counts: it is no duplicate, and is not to be left
+	told  int                  // the weight that the node goes by
 }
 
-// dial opens a tunnel and has its streams accepted.
-func (l *Listener) dial(ctx context.Context) (*link, error) {
+// dial opens a tunnel by one of the URLs, not to any of the nodes, and has its
+// streams accepted: what the node sends before we know whether we want the
+// tunnel has to be served.
+func (l *Listener) dial(ctx context.Context, url int, nodes []string) (*link, error) {
 	lk := &link{
-		drain:   make(chan tunnel.DrainMessage, 1),
+		l:       l,
 		drained: make(chan struct{}),
 		gone:    make(chan struct{}),
 		retired: make(chan struct{}),
+		urls:    []int{url},
+		told:    defaultWeight,
 	}
 	d := l.dialer
+	d.URL, d.Nodes = l.urls[url], nodes
 	d.Options.Events = tunnel.Events{
-		Drain: func(m tunnel.DrainMessage) {
-			select {
-			case lk.drain <- m:
-			default:
-			}
-		},
+		Drain:   lk.onDrain,
 		Drained: func(uint32) { lk.drainedOnce.Do(func() { close(lk.drained) }) },
+		Cluster: lk.onCluster,
+		Closed:  func(error) { l.nudge() },
 	}
 	sess, err := l.connect(ctx, &d, l.endpoint)
 	if err != nil {
@@ -72,21 +103,82 @@ func (l *Listener) dial(ctx context.Context) (*link, error) {
 	return lk, nil
 }
 
+// onDrain is told that the node asks us to move.
+func (lk *link) onDrain(m tunnel.DrainMessage) {
+	lk.l.mu.Lock()
+	if lk.asked == nil {
+		lk.asked = &m
+	}
+	lk.l.mu.Unlock()
+	lk.l.nudge()
+}
+
+// onCluster is told how many nodes there are.
+func (lk *link) onCluster(nodes int) {
+	lk.l.mu.Lock()
+	lk.l.words++
+	lk.nodes, lk.said = nodes, lk.l.words
+	lk.l.mu.Unlock()
+	lk.l.nudge()
+}
+
 // add makes lk one of the listener's until it ends.
 func (l *Listener) add(lk *link) {
 	l.mu.Lock()
 	l.open[lk] = struct{}{}
-	if l.weight != defaultWeight {
-		lk.say(l.weight)
+	if lk.said == 0 { // or a message has overtaken the reply
+		l.words++
+		lk.nodes, lk.said = lk.sess.Peer().ClusterSize, l.words
 	}
+	lk.say(share(l.weight, l.kept()))
 	l.mu.Unlock()
 	l.links.Go(func() {
 		l.accept(lk)
 		_ = lk.sess.Close() // it has ended; this waits for its goroutines
 		l.mu.Lock()
 		delete(l.open, lk)
+		l.reweigh()
 		l.mu.Unlock()
 	})
+}
+
+// keep makes lk count, or not.
+func (l *Listener) keep(lk *link, kept bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	lk.kept = kept
+	l.reweigh()
+}
+
+// kept is how many tunnels count; it needs mu.
+func (l *Listener) kept() int {
+	n := 0
+	for lk := range l.open {
+		if lk.kept && lk.sess.Err() == nil {
+			n++
+		}
+	}
+	return n
+}
+
+// reweigh tells the nodes what each tunnel weighs, those that go by another
+// weight. It needs mu.
+func (l *Listener) reweigh() {
+	w := share(l.weight, l.kept())
+	for lk := range l.open {
+		if lk.kept {
+			lk.say(w)
+		}
+	}
+}
+
+// say needs the listener's mu. An error says that the tunnel has ended or is
+// one to a v0.9.0 server.
+func (lk *link) say(weight int) {
+	if lk.told != weight {
+		lk.told = weight
+		_ = lk.sess.Weight(weight)
+	}
 }
 
 // accept hands the streams of a tunnel to Accept until the tunnel ends.
@@ -106,10 +198,6 @@ func (l *Listener) accept(lk *link) {
 	}
 }
 
-// say needs the listener's mu. An error says that the tunnel has ended or is
-// one to a v0.9.0 server.
-func (lk *link) say(weight int) { _ = lk.sess.Weight(weight) }
-
 func (lk *link) retiring() bool {
 	select {
 	case <-lk.retired:
@@ -117,6 +205,19 @@ func (lk *link) retiring() bool {
 	default:
 		return false
 	}
+}
+
+// letGo retires lk, which does not count, or closes it when too many are being
+// left already.
+func (l *Listener) letGo(lk *link, after time.Duration) {
+	l.mu.Lock()
+	retiring := len(l.open) - l.kept()
+	l.mu.Unlock()
+	if retiring > maxRetiring {
+		l.links.Go(func() { _ = lk.sess.Close() })
+		return
+	}
+	l.retire(lk, after)
 }
 
 // retire leaves a tunnel after a while: the server is asked to open no more
@@ -174,18 +275,6 @@ func (l *Listener) wait(lk *link, d time.Duration) bool {
 	case <-lk.sess.Done():
 		return false
 	case <-l.ctx.Done():
-		return false
-	}
-}
-
-// sleep reports whether ctx is still there after d.
-func sleep(ctx context.Context, d time.Duration) bool {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return true
-	case <-ctx.Done():
 		return false
 	}
 }

@@ -3,10 +3,10 @@ package client
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net"
 	"sync"
-	"time"
 
 	"piko/tunnel"
 )
@@ -19,7 +19,10 @@ type Listener struct {
 	endpoint string
 	dialer   tunnel.Dialer
 	log      *slog.Logger
-	connect  func(ctx context.Context, d *tunnel.Dialer, endpoint string) (*tunnel.Session, error) // (*tunnel.Dialer).Dial, but in tests
+	connect  func(ctx context.Context, d *tunnel.Dialer, endpoint string) (session, error) // (*tunnel.Dialer).Dial, but in tests
+
+	urls        []string // at least one
+	connections int      // at least 1
 
 	conns   chan net.Conn      // from the tunnels to Accept
 	closed  chan struct{}      // no connection comes any more
@@ -27,15 +30,19 @@ type Listener struct {
 	cancel  context.CancelFunc // ends ctx
 	keeping context.Context    // of opening tunnels, which ends before ctx
 	stop    context.CancelFunc // ends keeping
-	keepers sync.WaitGroup
-	links   sync.WaitGroup // the goroutines of links, and of retiring them
+	keepers sync.WaitGroup     // the manager, and its attempts to open tunnels
+	links   sync.WaitGroup     // the goroutines of links, and of retiring them
+	wake    chan struct{}      // something has happened that the manager should look at
+	first   chan error         // gets nil when the first tunnel is open, or why there will be none
 
 	closeOnce sync.Once
 
 	// Guarded by mu.
 	mu     sync.Mutex
 	open   map[*link]struct{} // tunnels that have not ended
-	weight int                // what the server was told; see SetWeight
+	weight int                // of all tunnels; see SetWeight
+	words  uint64             // how often nodes have said how many they are
+	last   error              // of the last attempt that failed
 }
 
 // address is the net.Addr of a listener.
@@ -57,17 +64,54 @@ func newListener(ctx context.Context, c *Client, endpoint string) *Listener {
 		endpoint: endpoint,
 		dialer:   c.dialer(),
 		log:      c.logger().With("endpoint", endpoint),
-		connect: func(ctx context.Context, d *tunnel.Dialer, endpoint string) (*tunnel.Session, error) {
+		connect: func(ctx context.Context, d *tunnel.Dialer, endpoint string) (session, error) {
 			return d.Dial(ctx, endpoint)
 		},
-		conns:  make(chan net.Conn),
-		closed: make(chan struct{}),
-		open:   make(map[*link]struct{}),
-		weight: defaultWeight,
+		urls:        c.urls(),
+		connections: c.connections(),
+		conns:       make(chan net.Conn),
+		closed:      make(chan struct{}),
+		wake:        make(chan struct{}, 1),
+		first:       make(chan error, 1),
+		open:        make(map[*link]struct{}),
+		weight:      defaultWeight,
 	}
 	l.ctx, l.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	l.keeping, l.stop = context.WithCancel(l.ctx)
 	return l
+}
+
+// start opens the first tunnel, and leaves keeping them open to a goroutine.
+func (l *Listener) start(ctx context.Context) error {
+	for _, u := range l.urls {
+		d := l.dialer
+		d.URL = u
+		if err := d.Check(); err != nil {
+			return err
+		}
+	}
+	l.keepers.Go(newManager(l).run)
+	select {
+	case err := <-l.first:
+		return err
+	case <-ctx.Done():
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	cause := context.Cause(ctx)
+	if l.last == nil {
+		return cause
+	}
+	// Why the attempts failed says more than that time was up.
+	return fmt.Errorf("%w: %w", cause, l.last)
+}
+
+// nudge has the manager look at everything anew.
+func (l *Listener) nudge() {
+	select {
+	case l.wake <- struct{}{}:
+	default:
+	}
 }
 
 // Accept waits for the next connection. It returns net.ErrClosed once the
@@ -100,17 +144,23 @@ func (l *Listener) Connected() bool {
 	return false
 }
 
-// SetWeight tells the server how much of the endpoint's traffic to send here
-// compared with other upstreams: 0 to 100, 100 is the default, and 0 means as
-// little as possible. A v0.9.0 server is not told.
-func (l *Listener) SetWeight(w int) {
-	w = min(max(w, 0), defaultWeight)
+// Tunnels is how many tunnels serve the endpoint now, without those that are
+// being left.
+func (l *Listener) Tunnels() int {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.weight = w
-	for lk := range l.open {
-		lk.say(w)
-	}
+	return l.kept()
+}
+
+// SetWeight tells the server how much of the endpoint's traffic to send here
+// compared with other upstreams: 0 to 100, 100 is the default, and 0 means as
+// little as possible. It holds for the listener, however many tunnels it has. A
+// v0.9.0 server is not told.
+func (l *Listener) SetWeight(w int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.weight = min(max(w, 0), defaultWeight)
+	l.reweigh()
 }
 
 // Close ends the listener, its tunnels and all connections at once, and waits
@@ -160,16 +210,4 @@ func (l *Listener) openLinks() []*link {
 		list = append(list, lk)
 	}
 	return list
-}
-
-// report tells OnState.
-func (l *Listener) report(lk *link, err error, retry time.Duration) {
-	if l.client.OnState == nil {
-		return
-	}
-	st := State{Endpoint: l.endpoint, Connected: l.Connected(), Err: err, Retry: retry}
-	if lk != nil {
-		st.NodeID = lk.sess.Peer().NodeID
-	}
-	l.client.OnState(st)
 }

@@ -179,6 +179,7 @@ func TestWhatListenGivesUpOn(t *testing.T) {
 			http.Redirect(w, r, "/elsewhere", http.StatusMovedPermanently)
 		}, false, false, ""},
 		{"503 of ours", refusal(fault.Draining), false, false, fault.Draining},
+		{"409 of ours, though nothing was named", refusal(fault.DuplicateTunnel), false, false, fault.DuplicateTunnel},
 		{"502 of a load balancer", page(502, "<html><title>502 Bad Gateway</title></html>"), false, false, ""},
 		{"200", page(200, "hello"), false, false, ""},
 	} {

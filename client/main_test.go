@@ -49,7 +49,7 @@ type node struct {
 }
 
 // startNode runs a node at addr, "" for any, until the test ends.
-func startNode(t testing.TB, id, addr string) *node {
+func startNode(t testing.TB, id, addr string, opts ...func(*upstreamconn.Server)) *node {
 	t.Helper()
 	if addr == "" {
 		addr = "127.0.0.1:0"
@@ -59,6 +59,9 @@ func startNode(t testing.TB, id, addr string) *node {
 		t.Fatal(err)
 	}
 	n := &node{addr: ln.Addr().String(), Server: &upstreamconn.Server{NodeID: id, Table: router.NewTable()}}
+	for _, opt := range opts {
+		opt(n.Server)
+	}
 	srv := &http.Server{Handler: n.Handler(), ReadHeaderTimeout: 10 * time.Second}
 	ctx, cancel := context.WithCancel(context.Background())
 	var wg sync.WaitGroup

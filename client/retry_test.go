@@ -22,7 +22,7 @@ func attempts(t *testing.T, length time.Duration, answer func(n int) error) (tim
 		start := time.Now()
 		l := newListener(ctx, &Client{}, "endpoint")
 		defer l.Close()
-		l.connect = func(context.Context, *tunnel.Dialer, string) (*tunnel.Session, error) {
+		l.connect = func(context.Context, *tunnel.Dialer, string) (session, error) {
 			times = append(times, time.Since(start))
 			return nil, answer(len(times) - 1)
 		}
@@ -32,8 +32,17 @@ func attempts(t *testing.T, length time.Duration, answer func(n int) error) (tim
 }
 
 func TestAttemptsDuringAnOutage(t *testing.T) {
-	times, err := attempts(t, 10*time.Minute, func(int) error { return io.ErrUnexpectedEOF })
-	if !errors.Is(err, context.DeadlineExceeded) || !errors.Is(err, io.ErrUnexpectedEOF) {
+	for name, cause := range map[string]error{
+		"nothing answers":                 io.ErrUnexpectedEOF,
+		"refused though nobody was named": &fault.Refused{Status: 409, Code: fault.DuplicateTunnel},
+	} {
+		t.Run(name, func(t *testing.T) { attemptsDuringAnOutage(t, cause) })
+	}
+}
+
+func attemptsDuringAnOutage(t *testing.T, cause error) {
+	times, err := attempts(t, 10*time.Minute, func(int) error { return cause })
+	if !errors.Is(err, context.DeadlineExceeded) || !errors.Is(err, cause) {
 		t.Errorf("the error %v does not say both that time was up and why", err)
 	}
 	if times[0] != 0 {

@@ -1,12 +1,10 @@
 package main
 
 import (
-	"encoding/json"
 	"fmt"
 	"io"
 	"maps"
 	"slices"
-	"text/tabwriter"
 
 	"github.com/goccy/go-yaml"
 
@@ -15,10 +13,13 @@ import (
 
 // statusCmd is `piko server status`: questions to a running node.
 type statusCmd struct {
-	Server statusServer `embed:"" prefix:"server."`
-	Output string       `short:"o" default:"yaml" enum:"yaml,json,table" help:"Format of the answer."`
+	Server  statusServer `embed:"" prefix:"server."`
+	Forward nodeID       `flagonly:"" placeholder:"NODE" help:"Let this node of the cluster answer, in place of the one at --server.url, which passes the question on. The names of the nodes are those of piko server status cluster nodes."`
+	Output  string       `short:"o" default:"yaml" enum:"yaml,json,table" help:"Format of the answer."`
 
 	Upstream statusUpstreamCmd `cmd:"" help:"What the node's upstreams are."`
+	Cluster  statusClusterCmd  `cmd:"" help:"Which nodes there are, and what they serve."`
+	Gossip   statusGossipCmd   `cmd:"" help:"What the node has heard of the others."`
 }
 
 // statusServer says which node to ask.
@@ -30,8 +31,22 @@ type statusServer struct {
 func (statusCmd) Help() string {
 	return `
 Examples:
-  piko server status upstream endpoints
-  piko server status upstream endpoints --server.url http://node-1:8002 -o table`
+  piko server status cluster nodes
+  piko server status cluster node local --server.url http://node-1:8002
+  piko server status upstream endpoints --forward node-2 -o table`
+}
+
+// client asks the node, or through it another.
+func (c *statusCmd) client() *admin.Client {
+	return &admin.Client{URL: string(c.Server.URL), Forward: string(c.Forward)}
+}
+
+// failed says whom the question was for.
+func (c *statusCmd) failed(err error) error {
+	if c.Forward != "" {
+		return fmt.Errorf("ask node %s through %s: %w", c.Forward, c.Server.URL.redacted(), err)
+	}
+	return fmt.Errorf("ask %s: %w", c.Server.URL.redacted(), err)
 }
 
 // statusUpstreamCmd is `piko server status upstream`.
@@ -43,41 +58,40 @@ type statusUpstreamCmd struct {
 type statusEndpointsCmd struct{}
 
 // Help is the long help.
-func (statusEndpointsCmd) Help() string { return statusCmd{}.Help() }
+func (statusEndpointsCmd) Help() string {
+	return `
+Examples:
+  piko server status upstream endpoints
+  piko server status upstream endpoints --server.url http://node-1:8002 -o table
+  piko server status upstream endpoints --forward node-2`
+}
 
 // Run asks and prints.
 func (statusEndpointsCmd) Run(p *process, status *statusCmd) error {
-	client := admin.Client{URL: string(status.Server.URL)}
-	endpoints, err := client.Endpoints(p.ctx)
+	endpoints, err := status.client().Endpoints(p.ctx)
 	if err != nil {
-		return fmt.Errorf("ask %s: %w", status.Server.URL, err)
+		return status.failed(err)
 	}
-	return printCounts(p.stdout, status.Output, "ENDPOINT\tUPSTREAMS", endpoints)
+	return status.print(p.stdout, countsAnswer(endpoints))
 }
 
-// printCounts writes a map in the chosen format, sorted by key.
-func printCounts(w io.Writer, format, heading string, counts map[string]int) error {
-	switch format {
-	case "json":
-		enc := json.NewEncoder(w)
-		enc.SetIndent("", "  ")
-		return enc.Encode(counts) // sorts by itself
-	case "table":
-		t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-		fmt.Fprintln(t, heading)
-		for _, key := range slices.Sorted(maps.Keys(counts)) {
-			fmt.Fprintf(t, "%s\t%d\n", key, counts[key])
-		}
-		return t.Flush()
+// countsAnswer is the number of upstreams of each endpoint.
+func countsAnswer(counts map[string]int) statusAnswer {
+	return statusAnswer{json: counts, yaml: sortedCounts(counts), table: func(w io.Writer) { writeCounts(w, counts) }}
+}
+
+func writeCounts(w io.Writer, counts map[string]int) {
+	fmt.Fprintln(w, "ENDPOINT\tUPSTREAMS")
+	for _, key := range slices.Sorted(maps.Keys(counts)) {
+		fmt.Fprintf(w, "%s\t%d\n", key, counts[key])
 	}
+}
+
+// sortedCounts is counts as YAML writes it: in order.
+func sortedCounts(counts map[string]int) yaml.MapSlice {
 	out := yaml.MapSlice{}
 	for _, key := range slices.Sorted(maps.Keys(counts)) {
 		out = append(out, yaml.MapItem{Key: key, Value: counts[key]})
 	}
-	text, err := yaml.Marshal(out)
-	if err != nil {
-		return fmt.Errorf("write YAML: %w", err)
-	}
-	_, err = w.Write(text)
-	return err
+	return out
 }

@@ -1,6 +1,8 @@
 // Package admin is what operators and their tools ask a node: is it healthy and
-// ready, what are its metrics, which endpoints does it serve, where does it
-// spend its time. It also has the client of that API, for the command line.
+// ready, what are its metrics, which endpoints does it serve, which nodes does
+// it know and what do they serve, where does it spend its time; and the same of
+// any other node of its cluster. It also has the client of that API, for the
+// command line.
 //
 // It owns no state and no goroutine, and does not listen: main gives it funcs
 // that answer its questions and serves its Handler on the admin port. It knows
@@ -33,6 +35,12 @@ type Server struct {
 	// Endpoints are the endpoints of the node's own upstreams with their
 	// number, in any order; nil is none.
 	Endpoints func() iter.Seq2[string, int]
+	// NodeID is this node's own.
+	NodeID string
+	// Nodes are the nodes of the cluster as this one knows them, itself
+	// included, in any order; nil is none. Requests are forwarded to their
+	// AdminAddr and to no other.
+	Nodes func() []Node
 	// Gatherer has the metrics; nil serves none.
 	Gatherer prometheus.Gatherer
 	// Logger gets what goes wrong here; nil discards.
@@ -46,13 +54,18 @@ type get struct {
 }
 
 // Handler returns the routes of the admin port. Any other path is 404 and any
-// other method 405, as JSON.
+// other method 405, as JSON. All but the profiles take ?forward=NODE: then that
+// node of the cluster answers.
 func (s *Server) Handler() http.Handler {
 	mux := http.NewServeMux()
 	for _, r := range []get{
 		{"/health", probe(s.Healthy)},
 		{"/ready", probe(s.Ready)},
 		{"/status/upstream/endpoints", s.serveEndpoints},
+		{"/status/cluster/nodes", serveNodes(s, (*Node).summary)},
+		{"/status/cluster/nodes/{id}", serveNode(s, (*Node).detail)}, // id may be "local"
+		{"/status/gossip/nodes", serveNodes(s, (*Node).gossip)},
+		{"/status/gossip/nodes/{id}", serveNode(s, (*Node).gossipDetail)},
 	} {
 		mux.Handle(r.path, methods(r.handler, http.MethodGet, http.MethodHead))
 	}
@@ -61,7 +74,7 @@ func (s *Server) Handler() http.Handler {
 	}
 	addPprof(mux)
 	mux.HandleFunc("/", notFound)
-	return mux
+	return newForwarder(s, mux)
 }
 
 func (s *Server) log() *slog.Logger {

@@ -1,6 +1,7 @@
 package admin
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -8,6 +9,8 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"slices"
+	"strings"
 	"time"
 
 	"piko/fault"
@@ -18,12 +21,15 @@ const DefaultURL = "http://localhost:8002"
 
 // Bounds of a status request.
 const (
-	clientTimeout = 15 * time.Second
-	maxStatus     = 128 << 20 // bytes; a million endpoints are 40 MB
+	clientTimeout = forwardTimeout + time.Second // a node has its say on one that does not answer
+	maxStatus     = 128 << 20                    // bytes; a million endpoints are 40 MB
 )
 
 // ErrNotAdmin means that something answered, but not as an admin port does.
 var ErrNotAdmin = errors.New("not the admin port of a piko server")
+
+// ErrUnknownNode means that the node that was asked knows none of that id.
+var ErrUnknownNode = errors.New("no such node in the cluster")
 
 // Client asks a node's admin port. The zero value asks DefaultURL. It may be
 // used by any number of goroutines.
@@ -31,7 +37,10 @@ type Client struct {
 	// URL is the admin port's: http or https, with a path prefix if something
 	// in front of it wants one.
 	URL string
-	// HTTPClient makes the requests; nil is a client with a time-out of 15 s.
+	// Forward is the id of the node of the cluster that shall answer in place
+	// of the one at URL, which passes the request on; "" is none.
+	Forward string
+	// HTTPClient makes the requests; nil is a client with a time-out of 16 s.
 	HTTPClient *http.Client
 }
 
@@ -42,6 +51,61 @@ func (c *Client) Endpoints(ctx context.Context) (map[string]int, error) {
 		return nil, fmt.Errorf("get endpoints: %w", err)
 	}
 	return counts, nil
+}
+
+// Nodes returns the nodes of the cluster, sorted by id.
+func (c *Client) Nodes(ctx context.Context) ([]NodeSummary, error) {
+	var nodes []NodeSummary
+	if err := c.get(ctx, "status/cluster/nodes", &nodes); err != nil {
+		return nil, fmt.Errorf("get nodes: %w", err)
+	}
+	return sorted(nodes, func(n NodeSummary) string { return n.ID }), nil
+}
+
+// Node returns the node with the id, or the one that answers for "local". The
+// error is an ErrUnknownNode if there is none.
+func (c *Client) Node(ctx context.Context, id string) (*NodeDetail, error) {
+	var n NodeDetail
+	if err := c.getNode(ctx, "status/cluster/nodes", id, &n); err != nil {
+		return nil, fmt.Errorf("get node: %w", err)
+	}
+	return &n, nil
+}
+
+// GossipNodes returns the nodes as gossip sees them, sorted by id.
+func (c *Client) GossipNodes(ctx context.Context) ([]GossipNode, error) {
+	var nodes []GossipNode
+	if err := c.get(ctx, "status/gossip/nodes", &nodes); err != nil {
+		return nil, fmt.Errorf("get gossip nodes: %w", err)
+	}
+	return sorted(nodes, func(n GossipNode) string { return n.ID }), nil
+}
+
+// GossipNode returns what the node with the id, or the one that answers for
+// "local", has told the others, sorted by version. The error is an
+// ErrUnknownNode if there is none.
+func (c *Client) GossipNode(ctx context.Context, id string) (*GossipNodeDetail, error) {
+	var n GossipNodeDetail
+	if err := c.getNode(ctx, "status/gossip/nodes", id, &n); err != nil {
+		return nil, fmt.Errorf("get gossip node: %w", err)
+	}
+	slices.SortStableFunc(n.Entries, func(a, b GossipEntry) int { return cmp.Compare(a.Version, b.Version) })
+	return &n, nil
+}
+
+// sorted is list by id: v0.9.0's servers list the nodes in any order.
+func sorted[T any](list []T, id func(T) string) []T {
+	slices.SortFunc(list, func(a, b T) int { return cmp.Compare(id(a), id(b)) })
+	return list
+}
+
+// getNode gets one of the nodes below path. An id that would change the path
+// is nobody's.
+func (c *Client) getNode(ctx context.Context, path, id string, v any) error {
+	if id == "" || id == "." || id == ".." {
+		return fmt.Errorf("%w: %q", ErrUnknownNode, id)
+	}
+	return c.get(ctx, path+"/"+url.PathEscape(id), v)
 }
 
 // get asks for a path below the URL and decodes the answer into v. An answer
@@ -62,7 +126,7 @@ func (c *Client) get(ctx context.Context, path string, v any) error {
 	}
 	defer res.Body.Close()
 	if res.StatusCode != http.StatusOK {
-		return refused(target, fault.ReadRefused(res))
+		return c.refused(target, fault.ReadRefused(res))
 	}
 	if err := json.NewDecoder(io.LimitReader(res.Body, maxStatus)).Decode(v); err != nil {
 		return fmt.Errorf("%s: %w (%w)", target.Redacted(), ErrNotAdmin, err)
@@ -87,7 +151,13 @@ func (c *Client) target(path string) (*url.URL, error) {
 	if err != nil || u.Host == "" || (u.Scheme != "http" && u.Scheme != "https") {
 		return nil, fmt.Errorf("bad URL %q: it must be like %s", text, DefaultURL)
 	}
-	return u.JoinPath(path), nil
+	u = u.JoinPath(path)
+	if c.Forward != "" {
+		query := u.Query()
+		query.Set(forwardParam, c.Forward)
+		u.RawQuery = query.Encode()
+	}
+	return u, nil
 }
 
 // unreachable says what to do about a request without an answer.
@@ -106,12 +176,28 @@ func unreachable(target *url.URL, err error) error {
 }
 
 // refused says what to do about an answer that is none.
-func refused(target *url.URL, r *fault.Refused) error {
+func (c *Client) refused(target *url.URL, r *fault.Refused) error {
 	switch {
+	case c.isUnknownNode(target, r):
+		return fmt.Errorf("%s: %w; piko server status cluster nodes lists them", target.Redacted(), ErrUnknownNode)
+	case c.Forward != "" && (r.Code == fault.UpstreamUnreachable || r.Code == fault.UpstreamTimeout):
+		return fmt.Errorf("%s: %w; is it running, and does its --admin.advertise-addr lead to it?", target.Redacted(), r)
 	case r.Status == http.StatusUnauthorized || r.Status == http.StatusForbidden:
 		return fmt.Errorf("%s: %w; the admin port asks for a token", target.Redacted(), r)
 	case r.Status >= http.StatusInternalServerError:
 		return fmt.Errorf("%s: %w; see the server's log", target.Redacted(), r)
 	}
 	return fmt.Errorf("%s: %w: %w; the admin port is :8002 by default", target.Redacted(), ErrNotAdmin, r)
+}
+
+// isUnknownNode reports whether it is a node that was not found, and not a
+// route: v0.9.0 answers 404 without a word.
+func (c *Client) isUnknownNode(target *url.URL, r *fault.Refused) bool {
+	switch {
+	case r.Status != http.StatusNotFound:
+		return false
+	case r.Code == "" && r.Text == "":
+		return c.Forward != "" || strings.Contains(target.Path, "/nodes/")
+	}
+	return r.Code == fault.NotFound && strings.HasPrefix(r.Text, unknownNodeText)
 }

@@ -105,3 +105,62 @@ func TestClientStopsWithItsContext(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 }
+
+func TestClientOfACluster(t *testing.T) {
+	aURL := forwardCluster(t, "")
+	here, there := &Client{URL: aURL}, &Client{URL: aURL + "/?keep=1", Forward: "b"}
+	if nodes, err := here.Nodes(t.Context()); err != nil || len(nodes) != 2 || nodes[1].ID != "b" {
+		t.Errorf("nodes: %v, %v", nodes, err)
+	}
+	if n, err := here.Node(t.Context(), "local"); err != nil || n.ID != "a" {
+		t.Errorf("local node: %v, %v", n, err)
+	}
+	if n, err := there.Node(t.Context(), "local"); err != nil || n.ID != "b" || n.Endpoints["two"] != 2 {
+		t.Errorf("local node of the other: %v, %v", n, err)
+	}
+	if nodes, err := there.GossipNodes(t.Context()); err != nil || len(nodes) != 4 || !nodes[3].Left || !nodes[2].Unreachable {
+		t.Errorf("gossip nodes: %v, %v", nodes, err)
+	}
+	if n, err := there.GossipNode(t.Context(), "b"); err != nil || n.Version != 7 || len(n.Entries) != 6 || n.Entries[5].Key != "endpoint:two" {
+		t.Errorf("gossip node: %v, %v", n, err)
+	}
+	if got, err := there.Endpoints(t.Context()); err != nil || got["one"] != 1 {
+		t.Errorf("endpoints: %v, %v", got, err)
+	}
+}
+
+func TestClientKnowsAnUnknownNode(t *testing.T) {
+	aURL := forwardCluster(t, strings.TrimPrefix(gone(), "http://"))
+	empty := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(404) })) // as v0.9.0
+	defer empty.Close()
+	tests := []struct {
+		name   string
+		client Client
+		id     string
+		is     error
+		saying string
+	}{
+		{"no such node", Client{URL: aURL}, "c", ErrUnknownNode, "status cluster nodes lists them"},
+		{"an id with a slash", Client{URL: aURL}, "a/b", ErrUnknownNode, ""},
+		{"an id that leads elsewhere", Client{URL: aURL}, "..", ErrUnknownNode, ""},
+		{"no id", Client{URL: aURL}, "", ErrUnknownNode, ""},
+		{"no node to forward to", Client{URL: aURL, Forward: "c"}, "a", ErrUnknownNode, ""},
+		{"a node that is gone", Client{URL: aURL, Forward: "b"}, "a", fault.UpstreamUnreachable, "admin.advertise-addr"},
+		{"v0.9.0's no such node", Client{URL: empty.URL}, "c", ErrUnknownNode, ""},
+		{"v0.9.0's no node to forward to", Client{URL: empty.URL, Forward: "c"}, "local", ErrUnknownNode, ""},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			_, err := tt.client.Node(t.Context(), tt.id)
+			if !errors.Is(err, tt.is) || !strings.Contains(err.Error(), tt.saying) {
+				t.Errorf("got %v", err)
+			}
+			if _, err = tt.client.GossipNode(t.Context(), tt.id); !errors.Is(err, tt.is) {
+				t.Errorf("gossip: got %v", err)
+			}
+		})
+	}
+	if _, err := (&Client{URL: empty.URL}).Nodes(t.Context()); !errors.Is(err, ErrNotAdmin) {
+		t.Errorf("a route that is not there is %v", err)
+	}
+}

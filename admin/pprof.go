@@ -10,13 +10,15 @@ import (
 	"piko/fault"
 )
 
+// pprofPrefix is where the profiles are.
+const pprofPrefix = "/debug/pprof/"
+
 // addPprof adds the routes of net/http/pprof, which answer to this machine
 // alone: a heap profile may show secrets, and a trace costs the node time.
 // "cmdline" is left out, since flags hold secrets too.
 func addPprof(mux *http.ServeMux) {
-	const prefix = "/debug/pprof/"
 	route := func(path string, h http.HandlerFunc, allowed ...string) {
-		mux.Handle(prefix+path, methods(loopbackOnly(h), allowed...))
+		mux.Handle(pprofPrefix+path, methods(loopbackOnly(h), allowed...))
 	}
 	route("{$}", pprof.Index, http.MethodGet, http.MethodHead)
 	route("profile", pprof.Profile, http.MethodGet)

@@ -1,0 +1,169 @@
+package admin
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"net"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+
+	"piko/fault"
+)
+
+// A request with ?forward=NODE is answered by that node: an operator reaches
+// every node through one, whichever a load balancer chose. It goes to addresses
+// that the cluster itself announces and to no others, once and no further, and
+// an answer counts only if the node says that it is the one that was meant.
+
+const (
+	// forwardParam is the query parameter with the id of the node that shall answer.
+	forwardParam = "forward"
+	// headerForwardTo has that id, on its way to the node.
+	headerForwardTo = "X-Piko-Forward-To"
+	// headerNode has the id of the node that answers a forwarded request.
+	headerNode = "X-Piko-Node-Id"
+
+	forwardTimeout = 15 * time.Second // for the whole answer
+	maxForwards    = 32               // at a time
+)
+
+// forwarder passes requests on to other nodes. It has no goroutine: each
+// request has a connection of its own.
+type forwarder struct {
+	// Static after construction.
+	server    *Server
+	next      http.Handler // what answers here
+	transport http.RoundTripper
+	slots     chan struct{}
+}
+
+func newForwarder(s *Server, next http.Handler) *forwarder {
+	return &forwarder{
+		server: s,
+		next:   next,
+		transport: &http.Transport{
+			DialContext:            (&net.Dialer{Timeout: 5 * time.Second}).DialContext,
+			DisableKeepAlives:      true,
+			DisableCompression:     true, // the client's own is passed on
+			MaxResponseHeaderBytes: 64 << 10,
+		},
+		slots: make(chan struct{}, maxForwards),
+	}
+}
+
+func (f *forwarder) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	to := r.URL.Query().Get(forwardParam)
+	if want, ok := r.Header[headerForwardTo]; ok {
+		w.Header().Set(headerNode, f.server.NodeID)
+		if err := f.arrived(want, to); err != nil {
+			fault.Write(w, r, err)
+			return
+		}
+	} else if to != "" && to != "local" && to != f.server.NodeID {
+		if err := f.forward(w, r, to); err != nil {
+			f.server.log().Info("forward status request", "to", to, "path", r.URL.Path, "error", err)
+			fault.Write(w, r, err)
+		}
+		return
+	}
+	f.next.ServeHTTP(w, r)
+}
+
+// arrived checks a request that another node has passed on to this one. The
+// header is anybody's to send: it gets nobody anything but a refusal.
+func (f *forwarder) arrived(want []string, to string) error {
+	switch {
+	case to != "":
+		return &fault.Error{Code: fault.Forbidden, Detail: "a request is forwarded once"}
+	case !slices.Equal(want, []string{f.server.NodeID}):
+		return &fault.Error{Code: fault.NotFound, Detail: fmt.Sprintf("this is node %q, not %q", f.server.NodeID, strings.Join(want, ", "))}
+	}
+	return nil
+}
+
+// forward answers r with what node to answers. An error means that nothing was
+// written.
+func (f *forwarder) forward(w http.ResponseWriter, r *http.Request, to string) error {
+	if r.Method != http.MethodGet && r.Method != http.MethodHead {
+		w.Header().Set("Allow", "GET, HEAD")
+		return fault.MethodNotAllowed
+	}
+	if strings.HasPrefix(r.URL.Path, pprofPrefix) {
+		return &fault.Error{Code: fault.Forbidden, Detail: "profiles are not forwarded: ask the node itself, on its own machine"}
+	}
+	node, err := f.server.node(to)
+	if err != nil {
+		return err
+	}
+	select {
+	case f.slots <- struct{}{}:
+		defer func() { <-f.slots }()
+	default:
+		return fault.Overloaded
+	}
+	ctx, cancel := context.WithTimeout(r.Context(), forwardTimeout)
+	defer cancel()
+	res, err := f.ask(ctx, r, node)
+	if err != nil {
+		return err
+	}
+	defer res.Body.Close()
+	copyAnswer(w, res)
+	return nil
+}
+
+// ask sends the request to the node. Nothing of it but its path, query and
+// what it accepts: credentials that something in front of this port asked for
+// are not for another.
+func (f *forwarder) ask(ctx context.Context, r *http.Request, node Node) (*http.Response, error) {
+	query := r.URL.Query()
+	query.Del(forwardParam)
+	target := &url.URL{Scheme: "http", Host: node.AdminAddr, Path: r.URL.Path, RawPath: r.URL.RawPath, RawQuery: query.Encode()}
+	req, err := http.NewRequestWithContext(ctx, r.Method, target.String(), nil)
+	if err != nil {
+		return nil, unreachableNode(node, err)
+	}
+	for _, name := range []string{"Accept", "Accept-Encoding"} {
+		if values, ok := r.Header[name]; ok {
+			req.Header[name] = values
+		}
+	}
+	req.Header.Set(headerForwardTo, node.ID)
+	res, err := f.transport.RoundTrip(req)
+	if err != nil {
+		return nil, unreachableNode(node, err)
+	}
+	if got := res.Header.Get(headerNode); got != node.ID {
+		res.Body.Close()
+		return nil, unreachableNode(node, fmt.Errorf("it is %.64q that answers there", got))
+	}
+	return res, nil
+}
+
+// unreachableNode is 504 if the node ran out of time, and 502 if not.
+func unreachableNode(node Node, err error) error {
+	e := &fault.Error{Code: fault.UpstreamUnreachable, Detail: fmt.Sprintf("node %q is unreachable at %s", node.ID, node.AdminAddr), Err: err}
+	if ne, ok := errors.AsType[net.Error](err); ok && ne.Timeout() || errors.Is(err, context.DeadlineExceeded) {
+		e.Code, e.Detail = fault.UpstreamTimeout, fmt.Sprintf("node %q did not answer in time at %s", node.ID, node.AdminAddr)
+	}
+	return e
+}
+
+// copyAnswer passes the answer on. One that breaks off must not look whole.
+func copyAnswer(w http.ResponseWriter, res *http.Response) {
+	h := w.Header()
+	maps.Copy(h, res.Header)
+	for _, name := range []string{"Connection", "Keep-Alive", "Transfer-Encoding", "Trailer", "Upgrade", "Set-Cookie"} {
+		h.Del(name)
+	}
+	w.WriteHeader(res.StatusCode)
+	if _, err := io.Copy(w, res.Body); err != nil {
+		panic(http.ErrAbortHandler)
+	}
+}

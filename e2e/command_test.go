@@ -59,9 +59,9 @@ func TestPortInUse(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer l.Close()
-	for _, flag := range []string{"--proxy.bind-addr", "--upstream.bind-addr", "--admin.bind-addr"} {
+	for _, flag := range []string{"--proxy.bind-addr", "--upstream.bind-addr", "--admin.bind-addr", "--cluster.gossip.bind-addr"} {
 		args := []string{"server"}
-		for _, f := range []string{"--proxy.bind-addr", "--upstream.bind-addr", "--admin.bind-addr"} {
+		for _, f := range []string{"--proxy.bind-addr", "--upstream.bind-addr", "--admin.bind-addr", "--cluster.gossip.bind-addr"} {
 			if addr := freeAddr(t); f == flag {
 				args = append(args, f, l.Addr().String())
 			} else {
@@ -92,7 +92,7 @@ func TestConfigFile(t *testing.T) {
 	// The flag beats the environment, and that beats the file.
 	s := &server{proxy: proxy, upstream: upstream, admin: admin}
 	s.process = start(t, "server", []string{"PROXY_ADDR=" + proxy, "PIKO_ADMIN_BIND_ADDR=127.0.0.1:2", "PIKO_LOG_LEVEL=debug"}, pikoBinary,
-		"server", "--config.path", good, "--config.expand-env", "--admin.bind-addr", admin)
+		"server", "--config.path", good, "--config.expand-env", "--admin.bind-addr", admin, "--cluster.gossip.bind-addr", "127.0.0.1:0")
 	s.waitReady(t)
 
 	one, two := startOrigin(t, "one"), startOrigin(t, "two")

@@ -96,7 +96,7 @@ func TestLogNotRead(t *testing.T) {
 	}
 	defer unread.Close()
 	s.process = startLoggingTo(t, stderr, "server", nil, pikoBinary,
-		"server", "--proxy.bind-addr", s.proxy, "--upstream.bind-addr", s.upstream, "--admin.bind-addr", s.admin)
+		"server", "--proxy.bind-addr", s.proxy, "--upstream.bind-addr", s.upstream, "--admin.bind-addr", s.admin, "--cluster.gossip.bind-addr", "127.0.0.1:0")
 	stderr.Close()
 	s.waitReady(t)
 	s.agent(t, "e", o.addr, "--access-log.disable")

@@ -46,6 +46,7 @@ func (s *server) startWith(t testing.TB, env []string) {
 	t.Helper()
 	s.process = start(t, "server", env, pikoBinary, append([]string{
 		"server", "--proxy.bind-addr", s.proxy, "--upstream.bind-addr", s.upstream, "--admin.bind-addr", s.admin,
+		"--cluster.gossip.bind-addr", "127.0.0.1:0",
 	}, s.args...)...)
 	t.Cleanup(s.process.checkLog)
 }

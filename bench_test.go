@@ -263,8 +263,7 @@ func TestProgressLineIsForTerminalsOnly(t *testing.T) {
 }
 
 func TestBenchMeasuresANode(t *testing.T) {
-	cfg := defaultServerConfig()
-	cfg.Proxy.BindAddr, cfg.Upstream.BindAddr, cfg.Admin.BindAddr = "127.0.0.1:0", "127.0.0.1:0", "127.0.0.1:0"
+	cfg := loopbackServerConfig()
 	node, err := newServer(cfg, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)

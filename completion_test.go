@@ -36,6 +36,9 @@ func TestBashCompletion(t *testing.T) {
 		{"piko agent --connect.tenant", "--connect.tenant-id"},
 		{"piko completion ''", "bash zsh fish --help --version"},
 		{"piko server status upstream endpoints -o ''", "yaml json table"},
+		{"piko server status cluster no", "nodes node"},
+		{"piko server status cluster nodes --status ''", "all active draining unreachable left"},
+		{"piko server status gossip node x --forw", "--forward"},
 	} {
 		driver := script + "\nCOMP_WORDS=(" + tt.words + "); COMP_CWORD=$((${#COMP_WORDS[@]}-1)); _piko; echo \"${COMPREPLY[@]}\"\n"
 		out, err := exec.CommandContext(t.Context(), bash, "--norc", "-c", driver).CombinedOutput()

@@ -38,6 +38,9 @@ const (
 // flagOnly is the tag of flags that make no sense in an environment or a file.
 const flagOnly = "flagonly"
 
+// listTag is the tag of flags whose value in the file may be a list, too.
+const listTag = "list"
+
 // envName is the environment variable of a flag.
 func envName(flag *kong.Flag) string {
 	return envPrefix + strings.ToUpper(strings.NewReplacer(".", "_", "-", "_").Replace(flag.Name))
@@ -125,7 +128,7 @@ func (v fileValue) value(flag *kong.Flag) (any, error) {
 	switch {
 	case v.node.kind == yamlNull:
 		return nil, nil
-	case flag.IsSlice():
+	case flag.IsSlice(), v.node.kind == yamlList && flag.Tag.Has(listTag):
 		if v.node.kind != yamlList {
 			return nil, fmt.Errorf("found %v where a list is expected; write it like [%s]", v.node.kind, v.node.text)
 		}
@@ -148,6 +151,10 @@ func tryDecode(flag *kong.Flag, value any) error {
 	scratch := reflect.New(flag.Target.Type()).Elem()
 	scan := kong.Scan().PushTyped(value, kong.FlagValueToken)
 	if err := flag.Mapper.Decode(&kong.DecodeContext{Value: flag.Value, Scan: scan}, scratch); err != nil {
+		// For a list kong repeats all of it first, and in it what may be a secret.
+		if text, ok := strings.CutPrefix(err.Error(), fmt.Sprintf("%#v -> *%v: ", value, flag.Target.Type())); ok {
+			return errors.New(text)
+		}
 		return err
 	}
 	if text, ok := value.(string); ok && flag.Enum != "" && !flag.EnumMap()[text] {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -70,6 +71,7 @@ func TestEveryServerKey(t *testing.T) {
 # comments and empty sections are fine
 proxy:
   bind_addr: 127.0.0.1:1000
+  advertise_addr: 10.0.0.5
   domain: [Example.com., tunnels.example.org]
   trusted_proxies: [10.0.0.0/8, "2001:db8::1"]
   timeout: 1m
@@ -86,11 +88,26 @@ proxy:
     write_timeout: 3s
     idle_timeout: 4s
     max_header_bytes: 65536
-upstream: {bind_addr: ":1001", stream_window: 1MiB}
+upstream:
+  bind_addr: ":1001"
+  stream_window: 1MiB
+  rebalance: {threshold: 0.2, shed_rate: 0.01, min_conns: 5}
+  advertise_addr: unused.example.com:8001
 admin:
   bind_addr: '[::1]:1002'
+  advertise_addr: '[2001:db8::5]:8002'
 cluster:
   node_id: 0123
+  join: [node-1.example.com, 10.0.0.6:8003]
+  join_timeout: 5s
+  abort_if_join_fails: false
+  name: production
+  secret: ["0123456789abcdef,", 0123456789abcdef-older]
+  gossip:
+    bind_addr: :1003
+    advertise_addr: 10.0.0.5
+    interval: 100ms
+    max_packet_size: 1200
 log:
   level: warn
   subsystems: [proxy, upstream]
@@ -110,13 +127,21 @@ shutdown_delay: 5s
 	want.Proxy.AccessLog.RequestHeaders.AllowList = []string{"a", "b,c"}
 	want.Proxy.AccessLog.ResponseHeaders.BlockList = []string{"d"}
 	want.Proxy.HTTP = proxyHTTPConfig{time.Second, 2 * time.Second, 3 * time.Second, 4 * time.Second, 65536}
-	want.Upstream = upstreamConfig{":1001", 1 << 20}
-	want.Admin.BindAddr = "[::1]:1002"
-	want.Cluster.NodeID = "0123"
+	want.Proxy.AdvertiseAddr = "10.0.0.5"
+	want.Upstream = upstreamConfig{":1001", 1 << 20, rebalanceConfig{0.2, 0.01, 5}, "unused.example.com:8001"}
+	want.Admin = adminConfig{"[::1]:1002", "[2001:db8::5]:8002"}
+	want.Cluster = clusterConfig{
+		NodeID: "0123", Join: []joinAddr{"node-1.example.com", "10.0.0.6:8003"}, JoinTimeout: 5 * time.Second, Name: "production",
+		Secret: []secret{"0123456789abcdef,", "0123456789abcdef-older"},
+		Gossip: gossipConfig{":1003", "10.0.0.5", 100 * time.Millisecond, 1200},
+	}
 	want.Log = logConfig{"warn", []string{"proxy", "upstream"}, "text"}
 	want.GracePeriod, want.ShutdownDelay = 10*time.Second, 5*time.Second
 	if got, want := fmt.Sprintf("%+v", cfg), fmt.Sprintf("%+v", want); got != want {
 		t.Errorf("got\n%s\nwant\n%s", got, want)
+	}
+	if !slices.Equal(cfg.Cluster.Secret, want.Cluster.Secret) { // which %v does not show
+		t.Error("the secrets are not those of the file")
 	}
 	if err := cfg.check(); err != nil {
 		t.Error(err)
@@ -131,9 +156,12 @@ func TestMistakesInAFileNameLineKeyValueAndRemedy(t *testing.T) {
 		{"misspelt key", "proxy:\n  bind_adr: :9000\n", []string{":2: unknown key proxy.bind_adr", `":9000"`, "did you mean proxy.bind_addr?"}},
 		{"dash for underscore", "proxy:\n  bind-addr: :9000\n", []string{":2: unknown key proxy.bind-addr", "did you mean proxy.bind_addr?"}},
 		{"key in the wrong section", "\n\nadmin:\n  grace_period: 1s\n", []string{":4: unknown key admin.grace_period", "did you mean grace_period?"}},
-		{"key of nothing", "proxy:\n  colour: blue\n", []string{":2: unknown key proxy.colour", `"blue"`, "access_log, bind_addr, domain, http, timeout, trusted_proxies"}},
+		{"key of nothing", "proxy:\n  colour: blue\n", []string{":2: unknown key proxy.colour", `"blue"`, "access_log, advertise_addr, bind_addr, domain, http, timeout, trusted_proxies"}},
 		{"section of nothing", "tracing:\n  endpoint: x\n", []string{":1: unknown key tracing", "admin, cluster, grace_period, log, proxy, shutdown_delay, upstream"}},
 		{"secret under an unknown key", "proxy:\n  api_token: hunter2\n", []string{"proxy.api_token"}},
+		{"short secret", "cluster:\n  secret: [hunter2]\n", []string{":2: cluster.secret: ", "7 bytes is too short", "openssl rand"}},
+		{"URL for a node to join", "cluster:\n  join: [http://node-1]\n", []string{":2: cluster.join: ", "http://node-1", "1 to 65535"}},
+		{"port 0 to join", "cluster:\n  join: [node-1:0]\n", []string{":2: cluster.join: ", "1 to 65535"}},
 		{"duration without a unit", "proxy:\n  timeout: 10\n", []string{":2: proxy.timeout: ", `"10" has no unit; write 10s`}},
 		{"wrong address", "proxy:\n  bind_addr: 8000\n", []string{":2: proxy.bind_addr: ", "write :8000"}},
 		{"host bits in a prefix", "proxy:\n  trusted_proxies: [10.0.0.1/8]\n", []string{":2: proxy.trusted_proxies: ", `"10.0.0.1/8"`, "write 10.0.0.0/8"}},

@@ -2,12 +2,14 @@ package main
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"net"
 	"net/http"
+	"slices"
 	"text/tabwriter"
 	"time"
 
@@ -15,26 +17,37 @@ import (
 	"piko/client"
 )
 
-// demoEndpoint is what the demo's agent listens on.
+// demoEndpoint is what the demo's agents listen on.
 const demoEndpoint = "my-endpoint"
 
-// demoConnectTimeout is how long the demo's agent may take to be reachable.
+// demoAgents is how many there are.
+const demoAgents = 2
+
+// demoConnectTimeout is how long the demo's agents may take to be reachable.
 const demoConnectTimeout = 10 * time.Second
+
+// maxDemoNodes is what fits on a machine and a screen.
+const maxDemoNodes = 9
 
 // demoCmd is `piko demo`.
 type demoCmd struct {
+	Nodes   int  `flagonly:"" default:"3" help:"How many nodes the cluster has, 1 to 9. With more than one, each is restarted under load."`
 	Exit    bool `flagonly:"" help:"Stop after the requests, with status 0 if all of them worked."`
-	Verbose bool `short:"v" flagonly:"" help:"Show what server and agent log."`
+	Verbose bool `short:"v" flagonly:"" help:"Show what nodes and agents log."`
 }
 
-// Run starts a server, an agent and a service in this process, sends requests
-// through them and, without --exit, leaves them running until a signal.
+// Run starts a cluster, agents and a service in this process, sends requests
+// through them, restarts the nodes meanwhile and, without --exit, leaves all of
+// it running until a signal.
 func (c *demoCmd) Run(p *process) (err error) {
-	level := "warn"
+	if c.Nodes < 1 || c.Nodes > maxDemoNodes {
+		return &usageError{err: fmt.Errorf("--nodes: %d; use 1 to %d", c.Nodes, maxDemoNodes), try: "piko demo --help"}
+	}
+	level := "error" // connections that a restart ends are warnings
 	if c.Verbose {
 		level = "info"
 	}
-	d, err := newDemo(p.logger(logConfig{Level: level, Format: "text"}))
+	d, err := newDemo(c.Nodes, p.logger(logConfig{Level: level, Format: "text"}))
 	if err != nil {
 		return err
 	}
@@ -46,7 +59,7 @@ func (c *demoCmd) Run(p *process) (err error) {
 	}()
 
 	d.describe(p.stdout)
-	if err := d.try(p.ctx, p.stdout); err != nil || c.Exit {
+	if err := d.show(p.ctx, p.stdout); err != nil || c.Exit {
 		return err
 	}
 	d.invite(p.stdout)
@@ -55,60 +68,85 @@ func (c *demoCmd) Run(p *process) (err error) {
 		fmt.Fprintln(p.stdout, "\nStopping.")
 		return nil
 	case <-d.failed:
-		return errors.New("run demo: a part of it ended by itself")
+		return errPartEnded
 	}
 }
 
-// demo is the main job in one process: a service, a node and an agent that
-// makes the service reachable through the node.
+var errPartEnded = errors.New("run demo: a part of it ended by itself")
+
+// demo is the main job in one process: a service, agents that make it reachable
+// through a cluster of nodes, and a load balancer before those.
 type demo struct {
 	// Static after construction.
-	origin net.Listener
-	node   *server
-	agent  *agent.Agent
+	origin   net.Listener
+	nodes    []*demoNode
+	balancer *demoBalancer
+	agents   []*agent.Agent
 
-	// Static after start; in the order in which they are stopped.
-	parts  []*demoPart
-	failed chan struct{} // gets a value from every part that ends
+	// Static after start; in the order in which they are stopped, the nodes
+	// between the first agents and the others.
+	agentParts, otherParts []*demoPart
+	failed                 chan struct{} // gets a value from a part that ends by itself
 }
 
 // newDemo puts the parts together, on free ports of the loopback interface.
-func newDemo(log *slog.Logger) (*demo, error) {
-	d := &demo{failed: make(chan struct{}, 3)}
-	cfg := defaultServerConfig()
-	cfg.Proxy.BindAddr, cfg.Upstream.BindAddr, cfg.Admin.BindAddr = "127.0.0.1:0", "127.0.0.1:0", "127.0.0.1:0"
+func newDemo(nodes int, log *slog.Logger) (*demo, error) {
+	d := &demo{failed: make(chan struct{}, 1)}
+	var join []joinAddr
+	key := secret(rand.Text())
+	for i := range nodes {
+		n, err := newDemoNode(fmt.Sprintf("node-%d", i+1), slices.Clone(join), key, log)
+		if err != nil {
+			return nil, err
+		}
+		d.nodes = append(d.nodes, n)
+		join = append(join, n.gossipAddr())
+	}
+	for _, n := range d.nodes {
+		n.rejoin = join
+	}
 	var err error
-	if d.node, err = newServer(cfg, log); err != nil {
+	if d.balancer, err = newDemoBalancer(d.nodes); err != nil {
 		return nil, err
 	}
 	if d.origin, err = net.Listen("tcp", "127.0.0.1:0"); err != nil {
 		return nil, fmt.Errorf("listen for the demo's service: %w", err)
 	}
-	d.agent, err = agent.New(agent.Config{
-		Listeners:   []agent.Listener{{Endpoint: demoEndpoint, Addr: d.origin.Addr().String()}},
-		GracePeriod: 5 * time.Second,
-	}, &client.Client{URL: "http://" + d.node.UpstreamAddr().String()}, log, nil, nil)
-	return d, err
+	for range demoAgents {
+		a, err := agent.New(agent.Config{
+			Listeners:   []agent.Listener{{Endpoint: demoEndpoint, Addr: d.origin.Addr().String()}},
+			GracePeriod: demoGrace,
+		}, &client.Client{URL: "http://" + d.balancer.upstreamAddr()}, log, nil, nil)
+		if err != nil {
+			return nil, err
+		}
+		d.agents = append(d.agents, a)
+	}
+	return d, nil
 }
 
 // start runs the parts until stop. They do not end with ctx, since stopping has
-// an order: the agent lets go of the server, the server of its clients, and
-// only then the service goes.
+// an order: the agents let go of the nodes, the nodes of their clients, and only
+// then balancer and service go.
 func (d *demo) start(ctx context.Context) {
 	ctx = context.WithoutCancel(ctx)
-	origin := startPart(ctx, d.failed, "service", d.serveOrigin)
-	node := startPart(ctx, d.failed, "server", d.node.Run)
-	agent := startPart(ctx, d.failed, "agent", d.agent.Run)
-	d.parts = []*demoPart{agent, node, origin}
+	d.otherParts = []*demoPart{startPart(ctx, d.failed, "balancer", d.balancer.run), startPart(ctx, d.failed, "service", d.serveOrigin)}
+	for _, n := range d.nodes {
+		n.start(ctx, d.failed)
+	}
+	for i, a := range d.agents {
+		d.agentParts = append(d.agentParts, startPart(ctx, d.failed, fmt.Sprintf("agent-%d", i+1), a.Run))
+	}
 }
 
-// stop ends the parts and returns why one of them had failed, if it had.
+// stop ends the parts, those of a kind at once, and returns why one of them had
+// failed, if it had.
 func (d *demo) stop() error {
-	var errs []error
-	for _, p := range d.parts {
-		errs = append(errs, p.stop())
+	nodes := make([]*demoPart, len(d.nodes))
+	for i, n := range d.nodes {
+		nodes[i] = n.part
 	}
-	return errors.Join(errs...)
+	return errors.Join(stopParts(d.agentParts), stopParts(nodes), stopParts(d.otherParts))
 }
 
 // serveOrigin is the service.
@@ -122,52 +160,50 @@ func (d *demo) serveOrigin(ctx context.Context) error {
 	return nil
 }
 
-// demoPart is something that runs until it is stopped.
-type demoPart struct {
-	name   string
-	cancel context.CancelFunc
-	done   chan struct{} // closed when it has ended; then err is set
-	err    error
-}
-
-func startPart(ctx context.Context, ended chan<- struct{}, name string, run func(context.Context) error) *demoPart {
-	ctx, cancel := context.WithCancel(ctx)
-	p := &demoPart{name: name, cancel: cancel, done: make(chan struct{})}
-	go func() {
-		defer close(p.done)
-		p.err = run(ctx)
-		ended <- struct{}{}
-	}()
-	return p
-}
-
-func (p *demoPart) stop() error {
-	p.cancel()
-	<-p.done
-	if p.err != nil {
-		return fmt.Errorf("run %s of the demo: %w", p.name, p.err)
-	}
-	return nil
-}
-
 // describe says what runs where.
 func (d *demo) describe(w io.Writer) {
-	fmt.Fprintf(w, "A piko server, an agent and a service, in one process:\n\n")
+	what := "A piko cluster"
+	if len(d.nodes) == 1 {
+		what = "A piko server"
+	}
+	fmt.Fprintf(w, "%s, agents and a service, in one process:\n\n", what)
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	fmt.Fprintf(t, "  server\tproxy port http://%s (clients)\n", d.node.ProxyAddr())
-	fmt.Fprintf(t, "\tupstream port http://%s (agents)\n", d.node.UpstreamAddr())
-	fmt.Fprintf(t, "\tadmin port http://%s (operators)\n", d.node.AdminAddr())
-	fmt.Fprintf(t, "  agent\tlistens on endpoint %s, forwards to the service\n", demoEndpoint)
+	fmt.Fprintf(t, "  balancer\tclients http://%s, agents http://%s\n", d.balancer.proxyAddr(), d.balancer.upstreamAddr())
+	for _, n := range d.nodes {
+		fmt.Fprintf(t, "  %s\tclients http://%s, agents http://%s, operators http://%s\n", n.name, n.proxyAddr(), n.upstreamAddr(), n.adminAddr())
+	}
+	for i := range d.agents {
+		fmt.Fprintf(t, "  agent-%d\tlistens on endpoint %s, forwards to the service\n", i+1, demoEndpoint)
+	}
 	fmt.Fprintf(t, "  service\thttp://%s\n\n", d.origin.Addr())
 	t.Flush()
 }
 
+// show sends requests of all kinds, asks every node, and restarts the nodes. It
+// fails if a request did.
+func (d *demo) show(ctx context.Context, w io.Writer) error {
+	if err := d.awaitNodes(ctx); err != nil {
+		return err
+	}
+	if err := d.try(ctx, w); err != nil {
+		return err
+	}
+	if len(d.nodes) == 1 {
+		return nil // without another one, nobody serves while it restarts
+	}
+	if err := d.askEach(ctx, w); err != nil {
+		return err
+	}
+	return d.restartAll(ctx, w)
+}
+
 // invite says what to try.
 func (d *demo) invite(w io.Writer) {
-	_, port, _ := net.SplitHostPort(d.node.ProxyAddr().String())
+	_, port, _ := net.SplitHostPort(d.balancer.proxyAddr())
 	fmt.Fprintf(w, "Try it:\n\n"+
 		"  curl -H 'x-piko-endpoint: %[1]s' http://localhost:%[2]s/\n"+
 		"  curl -H 'Host: %[1]s.example.com' http://localhost:%[2]s/\n"+
-		"  curl -N -H 'x-piko-endpoint: %[1]s' http://localhost:%[2]s/events\n\n"+
-		"Press Ctrl-C to stop.\n", demoEndpoint, port)
+		"  curl -N -H 'x-piko-endpoint: %[1]s' http://localhost:%[2]s/events\n"+
+		"  piko server status cluster nodes -o table --server.url http://%[3]s\n\n"+
+		"Press Ctrl-C to stop.\n", demoEndpoint, port, d.nodes[0].adminAddr())
 }

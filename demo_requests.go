@@ -4,12 +4,12 @@ import (
 	"bufio"
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
 	"net"
 	"net/http"
+	"strconv"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -17,48 +17,8 @@ import (
 	"piko/fault"
 )
 
-// What the demo's service says, and how fast.
-const (
-	demoGreeting = "Hello from a service that no port leads to.\n"
-	demoEvents   = 3
-	demoInterval = 100 * time.Millisecond // between two events
-	demoPost     = 64 << 10
-)
-
-// demoOrigin is the demo's service.
-func demoOrigin() http.Handler {
-	mux := http.NewServeMux()
-	mux.HandleFunc("GET /", func(w http.ResponseWriter, r *http.Request) {
-		io.WriteString(w, demoGreeting)
-	})
-	mux.HandleFunc("POST /echo", func(w http.ResponseWriter, r *http.Request) {
-		http.NewResponseController(w).EnableFullDuplex()
-		w.Header().Set("Content-Type", "application/octet-stream")
-		io.Copy(w, r.Body)
-	})
-	mux.HandleFunc("GET /events", sendEvents)
-	mux.HandleFunc("GET /websocket", wsEcho)
-	return mux
-}
-
-// sendEvents sends a few server-sent events with pauses between them.
-func sendEvents(w http.ResponseWriter, r *http.Request) {
-	w.Header().Set("Content-Type", "text/event-stream")
-	tick := time.NewTicker(demoInterval)
-	defer tick.Stop()
-	for i := range demoEvents {
-		fmt.Fprintf(w, "data: event %d\n\n", i+1)
-		http.NewResponseController(w).Flush()
-		if i+1 == demoEvents {
-			return
-		}
-		select {
-		case <-tick.C:
-		case <-r.Context().Done():
-			return
-		}
-	}
-}
+// demoPost is what a POST carries, in bytes.
+const demoPost = 64 << 10
 
 // demoClient sends requests to the demo's endpoint.
 type demoClient struct {
@@ -66,28 +26,48 @@ type demoClient struct {
 	http  *http.Client
 }
 
-// try sends the requests, prints a table of what came of them, and fails if
-// one of them did.
+// newDemoClient sends its requests to a proxy port. Whoever calls it closes its
+// idle connections at the end.
+func newDemoClient(addr string) *demoClient {
+	return &demoClient{proxy: addr, http: &http.Client{Transport: &http.Transport{}}}
+}
+
+// try sends requests of all kinds through the balancer, prints a table of what
+// came of them, and fails if one of them did.
 func (d *demo) try(ctx context.Context, w io.Writer) error {
-	ctx, cancel := context.WithTimeout(ctx, 3*demoConnectTimeout)
+	ctx, cancel := context.WithTimeout(ctx, 2*demoConnectTimeout)
 	defer cancel()
-	transport := &http.Transport{}
-	defer transport.CloseIdleConnections()
-	c := &demoClient{proxy: d.node.ProxyAddr().String(), http: &http.Client{Transport: transport}}
-	if err := c.awaitEndpoint(ctx, d.failed); err != nil {
-		return err
-	}
+	c := newDemoClient(d.balancer.proxyAddr())
+	defer c.http.CloseIdleConnections()
 	steps := []demoStep{
 		{"GET /  (x-piko-endpoint: " + demoEndpoint + ")", c.get},
 		{"GET /  (Host: " + demoEndpoint + ".example.com)", c.getByHost},
 		{"POST /echo", c.post},
-		{"GET /events  (server-sent events)", c.events},
-		{"GET /websocket", c.websocket},
+		{"GET /events  (server-sent events)", func(ctx context.Context) (string, error) { return c.events(ctx, demoEvents) }},
+		{"GET /websocket", func(ctx context.Context) (string, error) { return c.websocket(ctx, demoEvents) }},
 	}
 	if failures := tabulate(ctx, w, steps); failures > 0 {
 		return fmt.Errorf("run demo: %d of %d requests failed", failures, len(steps))
 	}
-	fmt.Fprintf(w, "\nAll %d requests went through the tunnel.\n\n", len(steps))
+	fmt.Fprintf(w, "\nAll %d requests went through a tunnel.\n\n", len(steps))
+	return nil
+}
+
+// askEach asks every node at its own port: each serves every endpoint, wherever
+// the agents are connected.
+func (d *demo) askEach(ctx context.Context, w io.Writer) error {
+	ctx, cancel := context.WithTimeout(ctx, demoConnectTimeout)
+	defer cancel()
+	var steps []demoStep
+	for _, n := range d.nodes {
+		c := newDemoClient(n.proxyAddr())
+		defer c.http.CloseIdleConnections()
+		steps = append(steps, demoStep{fmt.Sprintf("GET /  at %s, which has %s", n.name, n.tunnels()), c.get})
+	}
+	if failures := tabulate(ctx, w, steps); failures > 0 {
+		return fmt.Errorf("run demo: %d of %d nodes did not serve %s", failures, len(steps), demoEndpoint)
+	}
+	fmt.Fprintf(w, "\nEvery node serves the endpoint, by itself or through another.\n\n")
 	return nil
 }
 
@@ -114,8 +94,27 @@ func tabulate(ctx context.Context, w io.Writer, steps []demoStep) (failures int)
 	return failures
 }
 
-// awaitEndpoint returns once the agent is connected: once a request is not
-// refused for want of an upstream.
+// awaitNodes returns once every node is ready and serves the endpoint, and the
+// balancer knows.
+func (d *demo) awaitNodes(ctx context.Context) error {
+	for i, n := range d.nodes {
+		if err := n.awaitReady(ctx); err != nil {
+			return err
+		}
+		if err := d.balancer.awaitReady(ctx, i); err != nil {
+			return err
+		}
+		c := newDemoClient(n.proxyAddr())
+		err := c.awaitEndpoint(ctx, d.failed)
+		c.http.CloseIdleConnections()
+		if err != nil {
+			return fmt.Errorf("connect agents of the demo to %s: %w", n.name, err)
+		}
+	}
+	return nil
+}
+
+// awaitEndpoint returns once a request is not refused for want of an upstream.
 func (c *demoClient) awaitEndpoint(ctx context.Context, failed <-chan struct{}) error {
 	ctx, cancel := context.WithTimeout(ctx, demoConnectTimeout)
 	defer cancel()
@@ -126,9 +125,9 @@ func (c *demoClient) awaitEndpoint(ctx context.Context, failed <-chan struct{}) 
 		}
 		select {
 		case <-failed:
-			return errors.New("run demo: a part of it ended by itself")
+			return errPartEnded
 		case <-ctx.Done():
-			return fmt.Errorf("connect agent of the demo: %w", err)
+			return err
 		case <-time.After(20 * time.Millisecond):
 		}
 	}
@@ -206,8 +205,8 @@ func (c *demoClient) post(ctx context.Context) (string, error) {
 }
 
 // events checks that each event arrives when it was sent, not at the end.
-func (c *demoClient) events(ctx context.Context) (string, error) {
-	req, err := c.request(ctx, http.MethodGet, "/events", nil)
+func (c *demoClient) events(ctx context.Context, count int) (string, error) {
+	req, err := c.request(ctx, http.MethodGet, "/events?n="+strconv.Itoa(count), nil)
 	if err != nil {
 		return "", err
 	}
@@ -216,6 +215,9 @@ func (c *demoClient) events(ctx context.Context) (string, error) {
 		return "", err
 	}
 	defer res.Body.Close()
+	if res.StatusCode != http.StatusOK {
+		return "", fault.ReadRefused(res)
+	}
 	var first time.Time
 	n := 0
 	lines := bufio.NewScanner(res.Body)
@@ -230,15 +232,16 @@ func (c *demoClient) events(ctx context.Context) (string, error) {
 	switch spread := time.Since(first); {
 	case lines.Err() != nil:
 		return "", lines.Err()
-	case n != demoEvents:
-		return "", fmt.Errorf("%d events arrived, want %d", n, demoEvents)
+	case n != count:
+		return "", fmt.Errorf("%d events arrived, want %d", n, count)
 	case spread < demoInterval:
 		return "", fmt.Errorf("all events arrived within %v: they were held back", spread)
 	}
 	return fmt.Sprintf("200: %d events, each as it was sent", n), nil
 }
 
-func (c *demoClient) websocket(ctx context.Context) (string, error) {
+// websocket sends messages, with pauses between them, and wants them back.
+func (c *demoClient) websocket(ctx context.Context, messages int) (string, error) {
 	req, err := c.request(ctx, http.MethodGet, "/websocket", nil)
 	if err != nil {
 		return "", err
@@ -253,16 +256,18 @@ func (c *demoClient) websocket(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	messages := []string{"one", "two", "three"}
-	for _, m := range messages {
-		if err := wsRoundTrip(conn, r, wsText, m); err != nil {
+	for i := range messages {
+		if i > 0 {
+			pause(ctx, demoInterval)
+		}
+		if err := wsRoundTrip(conn, r, wsText, strconv.Itoa(i)); err != nil {
 			return "", err
 		}
 	}
 	if err := wsRoundTrip(conn, r, wsClose, "\x03\xe8"); err != nil { // 1000: normal
 		return "", fmt.Errorf("close: %w", err)
 	}
-	return fmt.Sprintf("101: %d messages echoed, then closed", len(messages)), nil
+	return fmt.Sprintf("101: %d messages echoed, then closed", messages), nil
 }
 
 // wsRoundTrip sends a frame and wants the same one back.

@@ -39,7 +39,7 @@ type cli struct {
 
 	Server     serverCmd     `cmd:"" help:"Run a server node, or ask a running one for its status."`
 	Agent      agentCmd      `cmd:"" help:"Make local services reachable through a server."`
-	Demo       demoCmd       `cmd:"" help:"Show the whole thing: a server, an agent and a service in this process, and requests through them."`
+	Demo       demoCmd       `cmd:"" help:"Show the whole thing in this process: a cluster, agents and a service, requests through them, and restarts under load."`
 	Bench      benchCmd      `cmd:"" help:"Measure a server."`
 	Config     configCmd     `cmd:"" help:"Work with configuration files."`
 	Completion completionCmd `cmd:"" help:"Print a completion script for a shell."`
@@ -50,7 +50,7 @@ const cliHelp = `piko lets services be reached that cannot be routed to: an agen
 service opens an outbound-only tunnel to a server, and clients send their
 requests to the server, naming the endpoint in a header or in the host name.
 
-  piko server                                          # ports 8000, 8001 and 8002
+  piko server                                          # ports 8000 to 8003
   piko agent http my-endpoint 3000                     # service on localhost:3000
   curl -H 'x-piko-endpoint: my-endpoint' http://localhost:8000/
 

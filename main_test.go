@@ -250,7 +250,7 @@ func startRun(t *testing.T, p *testProcess, args ...string) (status <-chan int) 
 
 const interrupt = syscall.SIGINT
 
-var anyPorts = []string{"--proxy.bind-addr=127.0.0.1:0", "--upstream.bind-addr=127.0.0.1:0", "--admin.bind-addr=127.0.0.1:0"}
+var anyPorts = []string{"--proxy.bind-addr=127.0.0.1:0", "--upstream.bind-addr=127.0.0.1:0", "--admin.bind-addr=127.0.0.1:0", "--cluster.gossip.bind-addr=127.0.0.1:0"}
 
 func TestFirstSignalStopsInGoodOrder(t *testing.T) {
 	p := newTestProcess(t)

@@ -27,7 +27,8 @@ import (
 	"piko/client"
 )
 
-// The benchmarks of the whole path. The system under test (a node and an agent, or two chained reverse proxies) runs in
+// The benchmarks of the whole path. The system under test (a node and an agent, two nodes and an agent at the one that
+// is not asked, or two chained reverse proxies) runs in
 // a child process of its own, so that its CPU time and allocations are told apart from the load generator's and the
 // origin's, which stay in the parent. Compare the two within one run only: the machine's speed drifts.
 
@@ -52,7 +53,7 @@ func BenchmarkPath(b *testing.B) {
 		{"GET1MiB", 8, 0, 1 << 20},
 		{"POST64KiB", 16, 64 << 10, 0},
 	} {
-		for _, system := range []string{"tunnel", "chained"} {
+		for _, system := range []string{"tunnel", "chained", "hop", "hop-secret"} {
 			b.Run(work.name+"/"+system, func(b *testing.B) {
 				origin := httptest.NewServer(pathOrigin(work.response))
 				defer origin.Close()
@@ -180,29 +181,35 @@ func init() {
 	}
 }
 
-// startBenchTunnel runs a node and an agent, access logs off.
-func startBenchTunnel(ctx context.Context, origin string) (address string) {
-	cfg := defaultServerConfig()
-	cfg.Proxy.BindAddr, cfg.Upstream.BindAddr, cfg.Admin.BindAddr = "127.0.0.1:0", "127.0.0.1:0", "127.0.0.1:0"
+// startBenchNode runs a node, access log off.
+func startBenchNode(ctx context.Context, secret []secret, join ...joinAddr) *server {
+	cfg := loopbackServerConfig()
 	cfg.Proxy.AccessLog.Disable = true
-	log := slog.New(slog.DiscardHandler)
-	node, err := newServer(cfg, log)
+	cfg.Cluster.Secret, cfg.Cluster.Join = secret, join
+	node, err := newServer(cfg, slog.New(slog.DiscardHandler))
 	if err != nil {
 		panic(err)
 	}
 	go node.Run(ctx)
 	<-node.Ready()
+	return node
+}
+
+// startBenchTunnel runs an agent at the first node, and returns the address of the last.
+func startBenchTunnel(ctx context.Context, origin string, nodes ...*server) (address string) {
+	log := slog.New(slog.DiscardHandler)
 	a, err := agent.New(agent.Config{Listeners: []agent.Listener{{
 		Endpoint: "bench", Addr: origin, AccessLog: accesslog.Config{Disable: true},
-	}}}, &client.Client{URL: "http://" + node.UpstreamAddr().String()}, log, nil, nil)
+	}}}, &client.Client{URL: "http://" + nodes[0].UpstreamAddr().String()}, log, nil, nil)
 	if err != nil {
 		panic(err)
 	}
 	go a.Run(ctx)
-	for node.table.Lookup("bench") == nil {
+	last := nodes[len(nodes)-1]
+	for last.table.Lookup("bench") == nil {
 		runtime.Gosched()
 	}
-	return "http://" + node.ProxyAddr().String()
+	return "http://" + last.ProxyAddr().String()
 }
 
 // runPathChild is the child's main.
@@ -213,7 +220,15 @@ func runPathChild(system string) {
 	var address string
 	switch system {
 	case "tunnel":
-		address = startBenchTunnel(ctx, origin)
+		address = startBenchTunnel(ctx, origin, startBenchNode(ctx, nil))
+	case "hop", "hop-secret":
+		var common []secret
+		if system == "hop-secret" {
+			common = []secret{"0123456789abcdef"}
+		}
+		first := startBenchNode(ctx, common)
+		second := startBenchNode(ctx, common, joinAddr(first.GossipAddr()))
+		address = startBenchTunnel(ctx, origin, first, second)
 	case "chained":
 		address = serveLocal(chainedProxy(serveLocal(chainedProxy(origin))))
 	}

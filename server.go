@@ -9,11 +9,14 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
 	"piko/accesslog"
 	"piko/admin"
+	"piko/gossip"
+	"piko/peer"
 	"piko/proxy"
 	"piko/router"
 	"piko/upstreamconn"
@@ -43,6 +46,7 @@ Examples:
   piko server --proxy.bind-addr :80 --upstream.bind-addr 10.0.0.1:8001
   piko server --config.path /etc/piko/server.yaml --log.format text
   PIKO_PROXY_TIMEOUT=2m piko server --shutdown-delay 10s
+  piko server --cluster.join node-1.example.com --cluster.secret-file /etc/piko/secret
 
 ` + reloadHelp + `
 
@@ -71,16 +75,22 @@ func (c *serverNodeCmd) Run(p *process) error {
 }
 
 // server is one node: clients' requests come in on the proxy port and leave
-// through the tunnels that upstreams opened on the upstream port; the table
-// between them knows which upstream serves which endpoint.
+// through the tunnels that upstreams opened on the upstream port, or through
+// another node that has such tunnels. The table between them knows which
+// upstream and which node serves which endpoint: upstreamconn says so of its
+// tunnels, gossip of the other nodes, and peer has the connections to those.
 type server struct {
 	// Static after construction.
 	cfg       serverConfig
 	id        string
+	epoch     string // of this start
 	log       *slog.Logger
 	table     *router.Table
 	upstreams *upstreamconn.Server
-	gate      *gate // requests in flight
+	gossip    *gossip.Cluster
+	peers     *peer.Peers
+	gate      *gate // clients' requests in flight
+	hops      *gate // other nodes' requests in flight
 	proxy     *port
 	upstream  *port
 	admin     *port
@@ -95,19 +105,33 @@ type server struct {
 // calls it calls Run, which also closes the ports.
 func newServer(cfg serverConfig, log *slog.Logger) (*server, error) {
 	s := &server{cfg: cfg, id: newNodeID(cfg.Cluster), table: router.NewTable(), ready: make(chan struct{})}
+	s.epoch = gossip.NewEpoch(s.id, time.Now())
 	s.log = subsystem(log, "server").With("node_id", s.id)
 	registry := newRegistry()
+	secrets, err := cfg.Cluster.secrets()
+	if err != nil {
+		return nil, err
+	}
 
 	s.upstreams = &upstreamconn.Server{
 		NodeID:       s.id,
 		Table:        s.table,
 		Logger:       subsystem(log, "upstream"),
 		StreamWindow: int(cfg.Upstream.StreamWindow),
+		ClusterSize:  s.clusterSize,
+		Others:       s.others,
+		Average:      func() float64 { return s.gossip.AverageUpstreams() },
+		Rebalance:    upstreamconn.Rebalance(cfg.Upstream.Rebalance),
 		Registerer:   registry,
+	}
+	if s.peers, err = s.newPeers(log, registry, len(secrets) > 0); err != nil {
+		return nil, err
 	}
 	status := &admin.Server{
 		Ready:     s.isReady.Load,
 		Endpoints: s.table.Endpoints,
+		NodeID:    s.id,
+		Nodes:     s.nodes,
 		Gatherer:  registry,
 		Logger:    subsystem(log, "admin"),
 	}
@@ -115,11 +139,24 @@ func newServer(cfg serverConfig, log *slog.Logger) (*server, error) {
 	if err != nil {
 		return nil, err
 	}
-	s.gate = &gate{next: public}
+	s.gate = &gate{next: untilReady(s.ready, public)}
 	if err := s.open(log, status); err != nil {
 		return nil, err
 	}
+	if err := s.newGossip(log, registry, secrets); err != nil {
+		s.closePorts()
+		return nil, err
+	}
 	return s, nil
+}
+
+// closePorts undoes open.
+func (s *server) closePorts() {
+	for _, p := range []*port{s.proxy, s.upstream, s.admin} {
+		if p != nil {
+			p.ln.Close()
+		}
+	}
 }
 
 // proxyOptions is what the proxy is told.
@@ -128,6 +165,7 @@ func (s *server) proxyOptions(log *slog.Logger, registry prometheus.Registerer) 
 	opt := proxy.Options{
 		Lookup:       s.table.Lookup,
 		NodeID:       s.id,
+		Internal:     s.peers,
 		Timeout:      zeroIsOff(cfg.Timeout),
 		ReadTimeout:  zeroIsOff(cfg.HTTP.ReadTimeout),
 		WriteTimeout: zeroIsOff(cfg.HTTP.WriteTimeout),
@@ -162,13 +200,12 @@ func (s *server) open(log *slog.Logger, status *admin.Server) error {
 		return err
 	}
 	if s.upstream, err = openPort("--upstream.bind-addr", s.cfg.Upstream.BindAddr, agents); err != nil {
-		s.proxy.ln.Close()
+		s.closePorts()
 		return err
 	}
 	s.admin, err = openPort("--admin.bind-addr", s.cfg.Admin.BindAddr, newHTTPServer(status.Handler(), subsystem(log, "admin")))
 	if err != nil {
-		s.proxy.ln.Close()
-		s.upstream.ln.Close()
+		s.closePorts()
 	}
 	return err
 }
@@ -181,26 +218,41 @@ func (s *server) Run(ctx context.Context) error {
 	var running sync.WaitGroup
 	defer running.Wait()
 	defer cut(errStopped)
-	failed := make(chan error, 4)
+	failed := make(chan error, 6)
 	running.Go(func() { failed <- s.upstreams.Run(base) })
+	running.Go(func() { failed <- s.peers.Run(base) })
+	running.Go(func() { failed <- s.gossip.Run(base) })
 	for _, p := range []*port{s.proxy, s.upstream, s.admin} {
 		running.Go(func() { failed <- p.serve(base) })
 	}
-	s.log.Info("node started", "version", version(), "proxy", s.ProxyAddr().String(), "upstream", s.UpstreamAddr().String(), "admin", s.AdminAddr().String())
-	s.isReady.Store(true)
-	close(s.ready)
-	s.log.Info("node ready")
+	s.log.Info("node started", "version", version(), "proxy", s.ProxyAddr().String(), "upstream", s.UpstreamAddr().String(),
+		"admin", s.AdminAddr().String(), "gossip", s.GossipAddr())
 
-	var err error
-	reason := "failure"
-	select {
-	case <-ctx.Done():
-		reason = context.Cause(ctx).Error()
-	case err = <-failed:
-		s.log.Error("node failed", "error", err)
-	}
+	reason, err := s.serveUntil(ctx, failed)
 	s.drain(base, cut, reason)
 	return err
+}
+
+// serveUntil returns why the node has to stop: an error if something failed.
+func (s *server) serveUntil(ctx context.Context, failed <-chan error) (reason string, err error) {
+	joined := s.gossip.Ready()
+	for {
+		select {
+		case <-joined:
+			joined = nil
+			s.isReady.Store(true)
+			close(s.ready)
+			s.log.Info("node ready", "nodes", s.clusterSize())
+		case <-ctx.Done():
+			return context.Cause(ctx).Error(), nil
+		case err := <-failed:
+			if err == nil {
+				err = errStopped // by nobody who should
+			}
+			s.log.Error("node failed", "error", err)
+			return "failure", err
+		}
+	}
 }
 
 // Ready is closed once the node serves requests.
@@ -212,10 +264,16 @@ func (s *server) ProxyAddr() net.Addr    { return s.proxy.ln.Addr() }
 func (s *server) UpstreamAddr() net.Addr { return s.upstream.ln.Addr() }
 func (s *server) AdminAddr() net.Addr    { return s.admin.ln.Addr() }
 
+// GossipAddr is host:port, TCP and UDP, where other nodes join this one.
+func (s *server) GossipAddr() string { return s.gossip.Addr() }
+
+// randomIDLen is how long the random part of a node's ID is, in bytes.
+const randomIDLen = 7
+
 // newNodeID is the configured name, or a new one: unique for each start.
 func newNodeID(cfg clusterConfig) string {
 	if cfg.NodeID != "" {
 		return string(cfg.NodeID)
 	}
-	return string(cfg.NodeIDPrefix) + strings.ToLower(rand.Text()[:7])
+	return string(cfg.NodeIDPrefix) + strings.ToLower(rand.Text()[:randomIDLen])
 }

@@ -17,7 +17,7 @@ type serverConfig struct {
 	Proxy    proxyConfig    `embed:"" prefix:"proxy." group:"Proxy port, for clients"`
 	Upstream upstreamConfig `embed:"" prefix:"upstream." group:"Upstream port, for agents"`
 	Admin    adminConfig    `embed:"" prefix:"admin." group:"Admin port, for operators"`
-	Cluster  clusterConfig  `embed:"" prefix:"cluster." group:"Node"`
+	Cluster  clusterConfig  `embed:"" prefix:"cluster." group:"Cluster"`
 	Log      logConfig      `embed:"" prefix:"log." group:"Log"`
 
 	GracePeriod   time.Duration `default:"1m" group:"Shutdown" help:"How long a shutdown may take: requests in flight and open streams that have not ended by then are cut, and counted in the log. Includes shutdown-delay."`
@@ -31,6 +31,7 @@ type serverConfig struct {
 // proxyConfig is the proxy.* section.
 type proxyConfig struct {
 	BindAddr       bindAddr        `default:":8000" help:"Address to listen on for clients."`
+	AdvertiseAddr  advertiseAddr   `placeholder:"HOST[:PORT]" help:"Address at which other nodes reach this port. When not given, that of --cluster.gossip.advertise-addr with this port."`
 	Domain         []domain        `placeholder:"DOMAIN" help:"Route by host only direct subdomains of this domain: with example.com, my-endpoint.example.com is for my-endpoint, and other hosts get 400 unless the request has x-piko-endpoint. May be repeated. When not given, the first label of any host is an endpoint."`
 	TrustedProxies []ipPrefix      `placeholder:"CIDR" help:"Addresses of proxies in front of this port, such as 10.0.0.0/8: what they say in X-Forwarded-* and Forwarded is kept, and their own address appended. What others say is replaced. May be repeated."`
 	Timeout        time.Duration   `default:"30s" help:"How long a service may take from the last byte of a request to the first of its response; then the client gets 504. Never ends a response that has begun, an upgraded connection or gRPC. 0s is no limit."`
@@ -63,19 +64,17 @@ type headerFilterConfig struct {
 
 // upstreamConfig is the upstream.* section.
 type upstreamConfig struct {
-	BindAddr     bindAddr `default:":8001" help:"Address to listen on for agents and SDK listeners. It may stand behind an HTTP load balancer that knows WebSocket."`
-	StreamWindow byteSize `default:"512KiB" help:"Bytes of a response that may be on their way from an agent, or wait here for a slow client, 256KiB to 16MiB. One stream carries at most a window per round trip: 512KiB is 25 MB/s at 20 ms."`
+	BindAddr     bindAddr        `default:":8001" help:"Address to listen on for agents and SDK listeners. It may stand behind an HTTP load balancer that knows WebSocket."`
+	StreamWindow byteSize        `default:"512KiB" help:"Bytes of a response that may be on their way from an agent, or wait here for a slow client, 256KiB to 16MiB. One stream carries at most a window per round trip: 512KiB is 25 MB/s at 20 ms."`
+	Rebalance    rebalanceConfig `embed:"" prefix:"rebalance."`
+
+	AdvertiseAddr string `hidden:"" help:"Accepted for the sake of v0.9.0 configurations: no node needs another's upstream port."`
 }
 
 // adminConfig is the admin.* section.
 type adminConfig struct {
-	BindAddr bindAddr `default:":8002" help:"Address to listen on for /health, /ready, /metrics, /status and /debug/pprof. Keep it off the internet."`
-}
-
-// clusterConfig is the cluster.* section.
-type clusterConfig struct {
-	NodeID       nodeID `name:"node-id" placeholder:"ID" help:"Name of this node in logs and metrics. Made at random when not given."`
-	NodeIDPrefix nodeID `name:"node-id-prefix" placeholder:"PREFIX" help:"Prefix of the random node ID, such as the host's name and a dash."`
+	BindAddr      bindAddr      `default:":8002" help:"Address to listen on for /health, /ready, /metrics, /status and /debug/pprof. Keep it off the internet."`
+	AdvertiseAddr advertiseAddr `placeholder:"HOST[:PORT]" help:"Address at which other nodes reach this port, for questions that are passed on. When not given, that of --cluster.gossip.advertise-addr with this port."`
 }
 
 // accessLog is what the package of that name calls it.
@@ -122,10 +121,7 @@ func (c *serverConfig) check() error {
 	if c.ShutdownDelay > 0 && c.ShutdownDelay >= c.GracePeriod {
 		errs = append(errs, fmt.Errorf("--shutdown-delay: %v leaves nothing of the grace period of %v; use less, or a longer --grace-period", c.ShutdownDelay, c.GracePeriod))
 	}
-	if c.Cluster.NodeID != "" && c.Cluster.NodeIDPrefix != "" {
-		errs = append(errs, errors.New("--cluster.node-id-prefix: is for random IDs; give it or --cluster.node-id, not both"))
-	}
-	errs = append(errs, c.Proxy.AccessLog.check("--proxy.access-log.", "-"))
+	errs = append(errs, c.Cluster.check(), c.Upstream.Rebalance.check(), c.Proxy.AccessLog.check("--proxy.access-log.", "-"))
 	if err := errors.Join(errs...); err != nil {
 		return &usageError{err: err}
 	}
@@ -133,7 +129,7 @@ func (c *serverConfig) check() error {
 }
 
 // defaultServerConfig is the configuration of `piko server` without flags,
-// environment and file. Tests and the demo start from it and bind to port 0.
+// environment and file.
 func defaultServerConfig() serverConfig {
 	var cfg serverConfig
 	k, err := kong.New(&cfg, durationMapper())
@@ -143,5 +139,14 @@ func defaultServerConfig() serverConfig {
 	if err != nil {
 		panic(err) // the defaults are constants of this package
 	}
+	return cfg
+}
+
+// loopbackServerConfig is the default but for ports, which are free ones that
+// only this machine reaches.
+func loopbackServerConfig() serverConfig {
+	cfg := defaultServerConfig()
+	const free = "127.0.0.1:0"
+	cfg.Proxy.BindAddr, cfg.Upstream.BindAddr, cfg.Admin.BindAddr, cfg.Cluster.Gossip.BindAddr = free, free, free, free
 	return cfg
 }

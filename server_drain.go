@@ -17,25 +17,51 @@ const (
 	// way when we stop listening.
 	idleGrace = 2 * time.Second
 
+	// movesPerSecond is how many agents are asked to move in a second: each
+	// costs another node a handshake.
+	movesPerSecond = 500
+
+	// moveTime is how long agents may take to find another node, after the
+	// last was asked. Those that find none have nowhere to go.
+	moveTime = 10 * time.Second
+
+	// leaveTime is what it may take to tell other nodes that we leave.
+	leaveTime = 2 * time.Second
+
 	// unwindTime is what the goroutines of requests that were cut get to end.
 	unwindTime = 2 * time.Second
 )
 
 // drain stops the node so that as little as possible is lost: first nobody new
-// is attracted, then what is under way ends, then what is left is cut and
-// counted. The admin port answers until the end. All of it takes the grace
-// period and unwindTime at most. cut ends base, which requests hang on.
+// is attracted, then agents move to other nodes, then what is under way ends,
+// then what is left is cut and counted. Meanwhile every request is served, by
+// a hop if the agent is elsewhere already. The admin port answers until the
+// end. All of it takes the grace period, leaveTime and unwindTime at most. cut
+// ends base, which requests hang on.
 func (s *server) drain(base context.Context, cut context.CancelCauseFunc, reason string) {
 	began := time.Now()
 	ctx, cancel := context.WithTimeout(base, s.cfg.GracePeriod)
 	defer cancel()
 
-	// Load balancers look elsewhere, clients are asked to reconnect elsewhere.
+	// Load balancers and other nodes look elsewhere, clients are asked to
+	// reconnect elsewhere.
 	s.isReady.Store(false)
+	s.gossip.SetDraining()
 	s.isDraining.Store(true)
 	_, upstreams := s.table.Totals()
-	s.log.Info("node draining", "reason", reason, "in_flight", s.gate.inFlight.count(), "upstreams", upstreams,
-		"shutdown_delay", s.cfg.ShutdownDelay.String(), "grace_period", s.cfg.GracePeriod.String())
+	s.log.Info("node draining", "reason", reason, "in_flight", s.gate.inFlight.count(), "hops_in_flight", s.hops.inFlight.count(), "upstreams", upstreams,
+		"other_nodes", s.gossip.Size(), "shutdown_delay", s.cfg.ShutdownDelay.String(), "grace_period", s.cfg.GracePeriod.String())
+
+	// Agents that have another node to go to need not wait for the rest.
+	moved := make(chan struct{})
+	if s.others() {
+		go func() {
+			defer close(moved)
+			s.moveUpstreams(ctx)
+		}()
+	} else {
+		close(moved)
+	}
 	pause(ctx, s.cfg.ShutdownDelay)
 
 	// No new connections; what idle ones still bring is served.
@@ -43,11 +69,19 @@ func (s *server) drain(base context.Context, cut context.CancelCauseFunc, reason
 	idle, cancelIdle := context.WithTimeout(ctx, idleGrace)
 	s.proxy.conns.wait(idle)
 	cancelIdle()
+	<-moved
 
-	// Agents move. Until they have, they serve what is in flight.
+	// Those that are left serve what is in flight until nothing is.
 	s.upstreams.Drain(ctx, tunnel.DrainMessage{Reason: "shutdown", ReconnectWithin: time.Second})
 	_ = s.proxy.srv.Shutdown(ctx) // closes idle connections, waits for the others
 	requests := s.gate.inFlight.wait(ctx)
+
+	// Other nodes send nothing more, and get the answers to what they have sent.
+	leave, cancelLeave := context.WithTimeout(context.WithoutCancel(base), leaveTime)
+	s.gossip.Leave(leave)
+	cancelLeave()
+	s.peers.Drain(ctx)
+	requests += s.hops.inFlight.count()
 	if requests > 0 {
 		s.log.Warn("requests cut at the end of the grace period", "count", requests)
 	}
@@ -66,8 +100,24 @@ func (s *server) drain(base context.Context, cut context.CancelCauseFunc, reason
 	closed := s.upstreams.Tunnels()
 	s.upstreams.Close(unwind)
 	s.upstream.close(unwind)
+	s.peers.Close(unwind)
 	s.log.Info("node stopped", "took", time.Since(began).Round(time.Millisecond).String(), "requests_cut", requests, "upstreams_closed", closed)
 	s.admin.close(unwind)
+}
+
+// moveUpstreams asks all agents to move to other nodes, and returns when they
+// have, or will not in time.
+func (s *server) moveUpstreams(ctx context.Context) {
+	n := s.upstreams.Tunnels()
+	spread := min(time.Duration(n)*time.Second/movesPerSecond, s.cfg.GracePeriod/4)
+	ctx, cancel := context.WithTimeout(ctx, spread+moveTime)
+	defer cancel()
+	s.upstreams.Drain(ctx, tunnel.DrainMessage{Reason: "shutdown", ReconnectWithin: spread})
+	s.upstreams.SendBack(ctx)
+	for s.upstreams.Tunnels() > 0 && ctx.Err() == nil {
+		pause(ctx, tallyPoll)
+	}
+	s.log.Info("upstreams moved", "moved", n-s.upstreams.Tunnels(), "left", s.upstreams.Tunnels())
 }
 
 // pause returns after d, or when ctx ends.

@@ -8,6 +8,8 @@ import (
 	"net/http"
 	"sync/atomic"
 	"time"
+
+	"piko/peer"
 )
 
 // port is a listener and the HTTP server on it.
@@ -106,12 +108,50 @@ func (t *tally) wait(ctx context.Context) (left int) {
 	return 0
 }
 
-// gate is the first handler of the proxy port: it counts the requests in
-// flight, upgraded connections included, for http.Server does not wait for
-// those. It neither changes nor sees anything else.
+// gate is the first handler of the proxy port, and of what other nodes send: it
+// counts the requests in flight, upgraded connections included, for http.Server
+// does not wait for those. It neither changes nor sees anything else.
 type gate struct {
 	next     http.Handler
 	inFlight tally
+}
+
+// untilReady has requests wait that come before the node knows what the others
+// serve: it would have no upstream for them. Those of other nodes pass: nodes
+// that start together need each other to become ready.
+func untilReady(ready <-chan struct{}, next http.Handler) http.Handler {
+	var waiting tally
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		select {
+		case <-ready:
+		default:
+			waiting.add()
+			if r.URL.Path != peer.Path && waiting.count() <= maxEarly {
+				waitReady(r.Context(), ready)
+			}
+			waiting.done()
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
+const (
+	// readyWait bounds what a request waits for a node that starts. It is longer
+	// than what a node takes that finds the others.
+	readyWait = 15 * time.Second
+
+	// maxEarly bounds the requests that wait so.
+	maxEarly = 1024
+)
+
+func waitReady(ctx context.Context, ready <-chan struct{}) {
+	t := time.NewTimer(readyWait)
+	defer t.Stop()
+	select {
+	case <-ready:
+	case <-t.C:
+	case <-ctx.Done():
+	}
 }
 
 func (g *gate) ServeHTTP(w http.ResponseWriter, r *http.Request) {

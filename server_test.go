@@ -35,8 +35,7 @@ type testNode struct {
 // startNode runs a node until the test's end; change may be nil.
 func startNode(t *testing.T, change func(*serverConfig)) *testNode {
 	t.Helper()
-	cfg := defaultServerConfig()
-	cfg.Proxy.BindAddr, cfg.Upstream.BindAddr, cfg.Admin.BindAddr = "127.0.0.1:0", "127.0.0.1:0", "127.0.0.1:0"
+	cfg := loopbackServerConfig()
 	cfg.GracePeriod = 5 * time.Second
 	n := &testNode{log: &lockedBuffer{}}
 	cfg.AccessOut = n.log
@@ -289,8 +288,8 @@ func TestNewServerWithAPortInUseLeavesNothingOpen(t *testing.T) {
 	}
 	addr := bindAddr(free.Addr().String())
 	free.Close()
-	cfg := defaultServerConfig()
-	cfg.Proxy.BindAddr, cfg.Upstream.BindAddr, cfg.Admin.BindAddr = addr, "127.0.0.1:0", bindAddr(taken.Addr().String())
+	cfg := loopbackServerConfig()
+	cfg.Proxy.BindAddr, cfg.Admin.BindAddr = addr, bindAddr(taken.Addr().String())
 	if _, err := newServer(cfg, slog.New(slog.DiscardHandler)); err == nil || !strings.Contains(err.Error(), "--admin.bind-addr") {
 		t.Fatalf("error %v, want one about --admin.bind-addr", err)
 	}

@@ -1,0 +1,48 @@
+// Command deploycheck says what Kubernetes and compose would not take of the
+// files in deploy/, without either of them: it decodes the manifests strictly
+// into Kubernetes' own types, checks what those cannot say (names that lead
+// nowhere, selectors that select nothing, times that do not fit together), and
+// loads the compose file with the compose library, schema and all.
+//
+// It is a module of its own, so that its dependencies are not piko's.
+//
+//	go -C .ci/deploycheck run . ../../deploy
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+)
+
+func main() {
+	if len(os.Args) != 2 {
+		fmt.Fprintln(os.Stderr, "usage: deploycheck DIRECTORY")
+		os.Exit(2)
+	}
+	checked, err := check(context.Background(), os.Args[1])
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	fmt.Println(checked)
+}
+
+// check checks the directory and says what was in it.
+func check(ctx context.Context, dir string) (string, error) {
+	manifests, err := filepath.Glob(filepath.Join(dir, "kubernetes", "*.yaml"))
+	if err != nil || len(manifests) == 0 {
+		return "", fmt.Errorf("find manifests in %s: %w", dir, errors.Join(err, os.ErrNotExist))
+	}
+	c := newCluster()
+	var errs []error
+	for _, file := range manifests {
+		errs = append(errs, c.add(file))
+	}
+	errs = append(errs, c.check())
+	services, err := checkCompose(ctx, filepath.Join(dir, "compose.yaml"))
+	errs = append(errs, err)
+	return fmt.Sprintf("%d manifests with %d objects and %d services of compose.yaml are valid", len(manifests), c.objects, services), errors.Join(errs...)
+}

@@ -1,0 +1,148 @@
+package main
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"os"
+	"os/exec"
+	"strings"
+	"testing"
+
+	"github.com/goccy/go-yaml"
+)
+
+// deployed is a command line with its environment, as something in deploy/ runs it.
+type deployed struct {
+	where string
+	args  []string
+	env   []string // NAME=value
+}
+
+// TestDeployedCommandLines: flags, values and variables of everything in
+// deploy/ are ones that piko takes. (.ci/deploycheck checks all else there.)
+func TestDeployedCommandLines(t *testing.T) {
+	secret := writeFile(t, "secret", strings.Repeat("s", 32)+"\n")
+	lines := append(kubernetesCommands(t, "deploy/kubernetes/server.yaml"), kubernetesCommands(t, "deploy/kubernetes/agent.yaml")...)
+	lines = append(lines, composeCommands(t)...)
+	replace := strings.NewReplacer("$(POD_NAME)", "piko-0", "$(POD_IP)", "10.0.0.1", "/etc/piko/cluster/secret", secret)
+	for _, d := range lines {
+		for i, arg := range d.args {
+			d.args[i] = replace.Replace(arg)
+		}
+		p := newTestProcess(t, d.env...)
+		command, err := parse(d.args, &p.process)
+		if err == nil {
+			checker, ok := command.Selected().Target.Addr().Interface().(configured)
+			if !ok {
+				continue // a question, such as a health check asks
+			}
+			err = checker.checkConfig(command.Model.Target.Addr().Interface().(*cli))
+		}
+		if err != nil {
+			t.Errorf("%s: piko %s: %v", d.where, strings.Join(d.args, " "), err)
+		}
+		for _, e := range d.env {
+			if name, _, _ := strings.Cut(e, "="); !knownVariable(t, d.args, name) {
+				t.Errorf("%s: %s is no variable of piko %s", d.where, name, d.args[0])
+			}
+		}
+	}
+	if len(lines) < 9 {
+		t.Errorf("only %d command lines were found", len(lines))
+	}
+}
+
+// knownVariable reports whether the command's help names the variable.
+func knownVariable(t *testing.T, args []string, name string) bool {
+	t.Helper()
+	help := []string{args[0], "--help"}
+	if args[0] == "agent" {
+		help = []string{args[0], args[1], "--help"}
+	}
+	_, stdout, _ := runPiko(t, help...)
+	return strings.Contains(stdout, "env: "+name+"]")
+}
+
+// kubernetesCommands are the arguments of all containers in a file.
+func kubernetesCommands(t *testing.T, file string) (lines []deployed) {
+	t.Helper()
+	text, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	documents := yaml.NewDecoder(bytes.NewReader(text))
+	for {
+		var object struct {
+			Kind string
+			Spec struct {
+				Template struct {
+					Spec struct {
+						Containers []struct{ Args []string }
+					}
+				}
+			}
+		}
+		err := documents.Decode(&object)
+		if errors.Is(err, io.EOF) {
+			return lines
+		}
+		if err != nil {
+			t.Fatalf("%s: %v", file, err)
+		}
+		for _, c := range object.Spec.Template.Spec.Containers {
+			lines = append(lines, deployed{where: file + ": " + object.Kind, args: c.Args})
+		}
+	}
+}
+
+// composeCommands are the commands and health checks of all that runs piko.
+func composeCommands(t *testing.T) (lines []deployed) {
+	t.Helper()
+	const file = "deploy/compose.yaml"
+	text, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var project struct {
+		Services map[string]struct {
+			Image       string
+			Command     []string
+			Environment map[string]string
+			Healthcheck struct{ Test []string }
+		}
+	}
+	if err := yaml.Unmarshal(text, &project); err != nil {
+		t.Fatalf("%s: %v", file, err)
+	}
+	for name, service := range project.Services {
+		if !strings.HasPrefix(service.Image, "piko:") {
+			continue
+		}
+		d := deployed{where: file + ": " + name, args: service.Command}
+		for key, value := range service.Environment {
+			if strings.HasPrefix(value, "${") {
+				value = strings.Repeat("s", 32) // the user's
+			}
+			d.env = append(d.env, key+"="+value)
+		}
+		lines = append(lines, d)
+		if test := service.Healthcheck.Test; len(test) > 2 {
+			lines = append(lines, deployed{where: d.where + "'s health check", args: test[2:]})
+		}
+	}
+	return lines
+}
+
+// TestBalancerConfigurationIsValid asks the balancer itself, where there is one.
+func TestBalancerConfigurationIsValid(t *testing.T) {
+	haproxy, err := exec.LookPath("haproxy")
+	if err != nil {
+		if haproxy, err = exec.LookPath("/usr/sbin/haproxy"); err != nil {
+			t.Skip("no haproxy here")
+		}
+	}
+	if out, err := exec.CommandContext(t.Context(), haproxy, "-c", "-f", "deploy/haproxy.cfg").CombinedOutput(); err != nil {
+		t.Errorf("%v: %s", err, out)
+	}
+}

@@ -32,7 +32,13 @@ func TestMain(m *testing.M) {
 // after 20 s.
 func eventually(t testing.TB, check func() error) {
 	t.Helper()
-	timeout := time.After(20 * time.Second)
+	within(t, 20*time.Second, check)
+}
+
+// within calls check until it returns nil, and fails with its last error after limit.
+func within(t testing.TB, limit time.Duration, check func() error) {
+	t.Helper()
+	timeout := time.After(limit)
 	tick := time.NewTicker(2 * time.Millisecond)
 	defer tick.Stop()
 	for {
@@ -43,7 +49,7 @@ func eventually(t testing.TB, check func() error) {
 		select {
 		case <-tick.C:
 		case <-timeout:
-			t.Fatalf("after 20 s: %v", err)
+			t.Fatalf("after %v: %v", limit, err)
 		}
 	}
 }

@@ -234,11 +234,12 @@ func TestRebalancingSpreadsAndLosesNothing(t *testing.T) {
 }
 
 // settle waits until there have been that many tunnels in all, and spread as
-// wanted, for a while.
+// wanted, for a while. It waits long: that a balancer by turns leads one of
+// many agents ten times to where it is already happens in one run of 25.
 func (c *nodes) settle(t *testing.T, sum int, spread func([]int) bool) {
 	t.Helper()
 	since := time.Now()
-	eventually(t, func() error {
+	within(t, 90*time.Second, func() error {
 		all := 0
 		list := c.tunnels()
 		for _, n := range list {

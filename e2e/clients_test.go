@@ -20,10 +20,10 @@ type way struct {
 // they are; nodes get more, if there are any.
 func overEach(t *testing.T, test func(t *testing.T, w *way), nodes ...string) {
 	t.Parallel()
-	for _, n := range []int{1, 2} {
-		t.Run(fmt.Sprintf("%d nodes", n), func(t *testing.T) {
+	for i, name := range []string{"one node", "two nodes"} {
+		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			test(t, startWay(t, n, nodes...))
+			test(t, startWay(t, i+1, nodes...))
 		})
 	}
 }

@@ -1,9 +1,11 @@
 package tunnel
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"sync"
 	"sync/atomic"
@@ -83,6 +85,7 @@ type mux struct {
 	linger     *time.Timer // runs sweep; nil until a stream lingers
 	lingering  bool        // linger is set
 	weLeave    bool        // we sent a GoAway and refuse streams
+	noMore     bool        // accept returns what has arrived and then no more; we refuse streams
 	peerLeaves bool        // the peer did
 	broken     *time.Timer // runs giveUp, after writing has failed
 	err        error       // why the session ended
@@ -169,13 +172,12 @@ func (m *mux) extraWindow() uint32 { return uint32(m.opt.window - initialWindow)
 // accept waits for a stream that the peer opened, and acknowledges it.
 func (m *mux) accept() (*Stream, error) {
 	m.mu.Lock()
-	for len(m.backlog) == 0 && m.err == nil {
+	for len(m.backlog) == 0 && m.err == nil && !m.noMore {
 		m.acceptable.Wait()
 	}
-	if m.err != nil {
-		err := m.err
+	if err := m.err; err != nil || len(m.backlog) == 0 {
 		m.mu.Unlock()
-		return nil, fmt.Errorf("accept stream: %w", err)
+		return nil, fmt.Errorf("accept stream: %w", cmp.Or(err, net.ErrClosed))
 	}
 	s := m.backlog[0]
 	m.backlog[0] = nil
@@ -185,6 +187,14 @@ func (m *mux) accept() (*Stream, error) {
 	m.mu.Unlock()
 	s.accepted()
 	return s, nil
+}
+
+// stopAccepting ends accept behind the streams that have arrived.
+func (m *mux) stopAccepting() {
+	m.mu.Lock()
+	m.noMore = true
+	m.acceptable.Broadcast()
+	m.mu.Unlock()
 }
 
 // goAway tells the peer to open no more streams. Those that cross the frame are

@@ -182,7 +182,7 @@ func (m *mux) refuses() bool {
 	if m.node {
 		opened = m.peerOpened
 	}
-	return m.err != nil || m.weLeave || opened >= m.opt.allowPeerStreams || len(m.streams) >= m.opt.maxStreams
+	return m.err != nil || m.weLeave || m.noMore || opened >= m.opt.allowPeerStreams || len(m.streams) >= m.opt.maxStreams
 }
 
 // ours says which side opens streams with this id.

@@ -111,6 +111,10 @@ func (s *Session) Open(ctx context.Context) (*Stream, error) { return s.m.open(c
 // control stream, which is the session's own.
 func (s *Session) Accept() (*Stream, error) { return s.m.accept() }
 
+// StopAccepting has Accept return the streams that have arrived and then
+// net.ErrClosed. What the peer opens later is refused: it may try elsewhere.
+func (s *Session) StopAccepting() { s.m.stopAccepting() }
+
 // NumStreams is the number of open streams, without the control stream.
 func (s *Session) NumStreams() int {
 	n := s.m.numStreams()

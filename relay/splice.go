@@ -1,0 +1,242 @@
+package relay
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// lastWords is how long a connection that failed in one direction may still deliver in the other what had arrived.
+const lastWords = time.Second
+
+// SpliceError says which connection of a Splice failed.
+type SpliceError struct {
+	// Conn is the connection that failed: one of the two that Splice was given.
+	Conn net.Conn
+	// Op is what failed: "read", "write" or "close".
+	Op  string
+	Err error
+}
+
+// Error implements error.
+func (e *SpliceError) Error() string { return e.Op + ": " + e.Err.Error() }
+
+// Unwrap returns the cause.
+func (e *SpliceError) Unwrap() error { return e.Err }
+
+// Splice copies between a and b, both ways, until both directions have ended, one has failed, or ctx ends. It owns both
+// connections: when it returns they are closed and nobody uses them any more.
+//
+// The end of one direction is passed on with CloseWrite, and the other goes on. A connection that has no CloseWrite, or
+// whose CloseWrite says errors.ErrUnsupported, has only one end: when the direction that leads to it is over, both
+// connections are closed in order. Both are closed in order, too, when both directions have ended. A failure of one
+// connection resets the other, as does the end of ctx, so that nobody takes a part for the whole: with the method Reset
+// or Abort, or SetLinger(0) and Close. What a connection had sent before it failed is passed on first.
+//
+// Nothing is cut for being idle, and nothing is read from one side that the other does not take but for one buffer. An
+// idle direction holds no buffer if it is a TCP connection, and 1 KiB otherwise.
+//
+// aToB and bToA count bytes that were written. The error is nil if both directions ended in order; a *SpliceError if a
+// connection failed, with the failure that came first; the cause of ctx if that ended.
+func Splice(ctx context.Context, a, b net.Conn) (aToB, bToA int64, err error) {
+	s := newSplice(a, b)
+	err = s.run(ctx)
+	return s.forth.n, s.back.n, err
+}
+
+// splice copies between two connections.
+type splice struct {
+	// Static after construction.
+	forth, back direction // from a to b, from b to a
+
+	over atomic.Bool // both were closed or reset: failures mean nothing any more
+
+	// Guarded by mu.
+	mu  sync.Mutex
+	err error // the first
+}
+
+// direction is one of the two. What is not said to be guarded belongs to the goroutine that copies, and after it to run.
+type direction struct {
+	// Static after construction.
+	s        *splice
+	src, dst io.ReadWriteCloser // net.Conns, but for services of an upgrade
+	early    []byte             // what comes before the first read of src
+	w        io.Writer          // to dst
+
+	n       int64 // bytes written
+	refused bool  // dst takes no more
+}
+
+func newSplice(a, b io.ReadWriteCloser) *splice {
+	s := new(splice)
+	s.forth = direction{s: s, src: a, dst: b, w: b}
+	s.back = direction{s: s, src: b, dst: a, w: a}
+	return s
+}
+
+// run copies until both directions are over, and closes both connections.
+func (s *splice) run(ctx context.Context) error {
+	stop := afterContext(ctx, func() {
+		s.note(context.Cause(ctx))
+		s.reset()
+	})
+	var wg sync.WaitGroup
+	wg.Go(s.forth.copy)
+	s.back.copy()
+	wg.Wait()
+	s.linger()
+	stop()
+	s.close()
+	return s.err
+}
+
+// afterContext calls f when ctx ends. stop returns when f will not be called, or has returned.
+func afterContext(ctx context.Context, f func()) (stop func()) {
+	done := make(chan struct{})
+	unhook := context.AfterFunc(ctx, func() {
+		defer close(done)
+		f()
+	})
+	return func() {
+		if !unhook() {
+			<-done
+		}
+	}
+}
+
+// copy copies until src ends or something fails, and sees to what follows from that.
+func (d *direction) copy() {
+	readErr, writeErr := d.pump()
+	switch {
+	case readErr == nil && writeErr == nil:
+		d.passEnd()
+	case readErr != nil:
+		d.s.fail(d.src, "read", readErr)
+		d.s.reset()
+	default:
+		// What dst has said before is still brought to src, as a service that answers early and hangs up expects. The other
+		// direction ends at once, for the same reason, or by the deadline.
+		d.s.fail(d.dst, "write", writeErr)
+		d.refused = true
+		_ = setReadDeadline(d.dst, time.Now().Add(lastWords))
+	}
+}
+
+func (d *direction) pump() (readErr, writeErr error) {
+	if len(d.early) > 0 {
+		n, err := d.w.Write(d.early)
+		d.n += int64(n)
+		d.early = nil
+		if err != nil {
+			return nil, err
+		}
+	}
+	n, readErr, writeErr := pump(d.w, d.src)
+	d.n += n
+	return readErr, writeErr
+}
+
+// passEnd passes the end of the direction on to where it leads.
+func (d *direction) passEnd() {
+	err := closeWrite(d.dst)
+	switch {
+	case err == nil:
+	case errors.Is(err, errors.ErrUnsupported):
+		d.s.close()
+	default:
+		d.s.fail(d.dst, "close", err)
+		d.s.reset()
+	}
+}
+
+// linger is for a destination that took no more, and ended in order what it had to say: the source must learn that not
+// all of what it sent was taken. It may not have read all that it got, which to be reset now could cost it.
+func (s *splice) linger() {
+	for _, d := range []*direction{&s.forth, &s.back} {
+		if d.refused && !s.over.Load() {
+			_ = setReadDeadline(d.src, time.Now().Add(lastWords))
+			_, _, _ = pump(io.Discard, d.src)
+			s.reset()
+		}
+	}
+}
+
+// fail notes that a connection has failed.
+func (s *splice) fail(conn any, op string, err error) {
+	nc, _ := conn.(net.Conn)
+	s.note(&SpliceError{Conn: nc, Op: op, Err: err})
+}
+
+// note keeps the first reason to end; what fails when we have ended it ourselves is none.
+func (s *splice) note(err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.err == nil && !s.over.Load() {
+		s.err = err
+	}
+}
+
+// reset ends both connections at once, so that both sides see a failure; it may be called at any time.
+func (s *splice) reset() {
+	if s.over.Swap(true) {
+		return
+	}
+	resetConn(s.forth.src)
+	resetConn(s.forth.dst)
+}
+
+// close ends both connections in order.
+func (s *splice) close() {
+	if s.over.Swap(true) {
+		return
+	}
+	closeConn(s.forth.src)
+	closeConn(s.forth.dst)
+}
+
+// closeConn closes a connection in order. A TLS connection would take up to 5 s to say so.
+func closeConn(c io.Closer) {
+	if d, ok := c.(interface{ SetWriteDeadline(time.Time) error }); ok {
+		_ = d.SetWriteDeadline(time.Now().Add(goodbye))
+	}
+	_ = c.Close()
+}
+
+// resetConn ends a connection so that the other side sees a failure, and wakes who reads or writes it. It does not wait.
+func resetConn(c io.Closer) {
+	switch r := c.(type) {
+	case resetter:
+		r.Reset()
+		return
+	case interface{ Abort() }:
+		r.Abort()
+		return
+	}
+	if nc, ok := c.(net.Conn); ok {
+		c = underneath(nc)
+	}
+	if l, ok := c.(interface{ SetLinger(sec int) error }); ok {
+		_ = l.SetLinger(0)
+	}
+	_ = c.Close()
+}
+
+func setReadDeadline(c any, t time.Time) error {
+	if d, ok := c.(interface{ SetReadDeadline(time.Time) error }); ok {
+		return d.SetReadDeadline(t)
+	}
+	return errors.ErrUnsupported
+}
+
+// closeWrite ends our side of a connection. What has no half-close says errors.ErrUnsupported.
+func closeWrite(w any) error {
+	if cw, ok := w.(interface{ CloseWrite() error }); ok {
+		return cw.CloseWrite()
+	}
+	return errors.ErrUnsupported
+}

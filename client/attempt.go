@@ -120,6 +120,9 @@ func (m *manager) finish(d dialled, now time.Time) error {
 
 // keep makes lk one of the tunnels.
 func (m *manager) keep(lk *link, now time.Time) {
+	if m.up && len(m.held) == 0 {
+		m.l.client.Metrics.reconnected()
+	}
 	m.held = append(m.held, lk)
 	m.urls[lk.urls[0]].tunnels++
 	m.search, m.failures = search{}, 0

@@ -67,14 +67,31 @@ type Client struct {
 	// Logger gets what happens to the tunnels; nil discards.
 	Logger *slog.Logger
 	// OnState is called when one of a listener's tunnels was opened, lost or
-	// left, or could not be opened: from one goroutine of a listener at a time,
-	// which waits for it. It must not call the listener's Close or Shutdown.
+	// left, or could not be opened, and when the listener begins and ends to
+	// close: by one goroutine of a listener at a time, which waits for it. It
+	// must not call the listener's Close or Shutdown.
 	OnState func(State)
+	// Metrics counts what happens; nil counts nothing, and costs nothing.
+	Metrics *Metrics
 }
+
+// Phase says in a word how a listener is doing.
+type Phase string
+
+// The phases of a listener, in their order; a listener may be connected and
+// reconnecting by turns.
+const (
+	PhaseConnecting   Phase = "connecting"   // it was never connected
+	PhaseConnected    Phase = "connected"    // a tunnel serves the endpoint
+	PhaseReconnecting Phase = "reconnecting" // every tunnel is lost
+	PhaseDraining     Phase = "draining"     // it was closed, and some connections have not ended
+	PhaseClosed       Phase = "closed"       // nothing of it is left
+)
 
 // State is what OnState is told.
 type State struct {
 	Endpoint string
+	Phase    Phase
 	// Connected says whether the endpoint is served by any tunnel now.
 	Connected bool
 	// Tunnels is how many tunnels the listener has now, without those that are
@@ -84,14 +101,15 @@ type State struct {
 	// or if it is of v0.9.0.
 	NodeID string
 	// Err is why a tunnel was lost or not opened; nil when one was opened. It
-	// is ErrLeft if all is well, and there is one tunnel less.
+	// is ErrLeft if all is well, and there is one tunnel less or none any more,
+	// and net.ErrClosed with PhaseClosed.
 	Err error
 	// Retry is how long from now the next attempt is.
 	Retry time.Duration
 }
 
 // ErrLeft is what State says of a tunnel that the listener has left: another one
-// has taken its place, or there are fewer nodes.
+// has taken its place, there are fewer nodes, or the listener was closed.
 var ErrLeft = errors.New("tunnel is left")
 
 const defaultURL = "http://localhost:8001"
@@ -106,7 +124,7 @@ func (c *Client) Listen(ctx context.Context, endpoint string) (*Listener, error)
 	}
 	l := newListener(ctx, c, endpoint)
 	if err := l.start(ctx); err != nil {
-		l.Close()
+		l.kill()
 		return nil, fmt.Errorf("listen on endpoint %q: %w", endpoint, err)
 	}
 	return l, nil

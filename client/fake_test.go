@@ -60,7 +60,7 @@ func (c *fakeCluster) inBubble(t *testing.T, client Client, f func(t *testing.T,
 			t.Fatal(err)
 		}
 		f(t, l)
-		l.Close()
+		l.kill()
 		if n := c.open(); len(n) != 0 {
 			t.Errorf("tunnels are open after Close: %v", n)
 		}
@@ -118,7 +118,7 @@ func (c *fakeCluster) connect(ctx context.Context, d *tunnel.Dialer, _ string) (
 		n.refused++
 		return nil, &fault.Refused{Status: 409, Code: fault.DuplicateTunnel, Header: http.Header{"X-Piko-Node-Id": {n.id}}}
 	}
-	s := &fakeSession{node: n, events: d.Options.Events, peer: tunnel.Peer{NodeID: n.id, ClusterSize: n.size}, done: make(chan struct{}), since: time.Now()}
+	s := &fakeSession{node: n, events: d.Options.Events, peer: tunnel.Peer{NodeID: n.id, ClusterSize: n.size}, done: make(chan struct{}), noMore: make(chan struct{}), since: time.Now()}
 	if n.id != "" {
 		s.peer.Features = []string{tunnel.FeatureControl}
 	}

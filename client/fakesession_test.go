@@ -16,6 +16,7 @@ type fakeSession struct {
 	events tunnel.Events
 	peer   tunnel.Peer
 	done   chan struct{}
+	noMore chan struct{}
 	since  time.Time
 
 	// Guarded by the cluster's mu.
@@ -29,9 +30,15 @@ type fakeSession struct {
 }
 
 func (s *fakeSession) Accept() (*tunnel.Stream, error) {
-	<-s.done
-	return nil, s.Err()
+	select {
+	case <-s.done:
+		return nil, s.Err()
+	case <-s.noMore:
+		return nil, net.ErrClosed
+	}
 }
+
+func (s *fakeSession) StopAccepting() { close(s.noMore) }
 
 func (s *fakeSession) end(err error) {
 	ended := false

@@ -2,10 +2,12 @@ package client
 
 import (
 	"context"
+	"errors"
 	"net"
 	"sync"
 	"time"
 
+	"piko/fault"
 	"piko/tunnel"
 )
 
@@ -35,6 +37,7 @@ const (
 // session is what a listener needs of a *tunnel.Session.
 type session interface {
 	Accept() (*tunnel.Stream, error)
+	StopAccepting()
 	Drain(tunnel.DrainMessage) error
 	GoAway(code uint32) error
 	Weight(w int) error
@@ -51,12 +54,14 @@ type session interface {
 // link is one tunnel of a listener.
 type link struct {
 	// Static after construction.
-	l       *Listener
-	sess    session
-	since   time.Time
-	drained chan struct{} // closed when the server has opened its last stream
-	gone    chan struct{} // closed when retiring has come to its end
-	retired chan struct{} // closed when retiring begins
+	l         *Listener
+	sess      session
+	since     time.Time
+	drained   chan struct{} // closed when the server has opened its last stream
+	delivered chan struct{} // closed when all streams have been handed to Accept and none will come
+	retired   chan struct{} // closed when retiring begins
+	settled   chan struct{} // closed when retiring is so far that the server opens no stream any more, as far as can be known
+	gone      chan struct{} // closed when retiring has come to its end
 
 	drainedOnce, retireOnce sync.Once
 
@@ -79,12 +84,14 @@ type link struct {
 // tunnel has to be served.
 func (l *Listener) dial(ctx context.Context, url int, nodes []string) (*link, error) {
 	lk := &link{
-		l:       l,
-		drained: make(chan struct{}),
-		gone:    make(chan struct{}),
-		retired: make(chan struct{}),
-		urls:    []int{url},
-		told:    defaultWeight,
+		l:         l,
+		drained:   make(chan struct{}),
+		delivered: make(chan struct{}),
+		retired:   make(chan struct{}),
+		settled:   make(chan struct{}),
+		gone:      make(chan struct{}),
+		urls:      []int{url},
+		told:      defaultWeight,
 	}
 	d := l.dialer
 	d.URL, d.Nodes = l.urls[url], nodes
@@ -95,6 +102,9 @@ func (l *Listener) dial(ctx context.Context, url int, nodes []string) (*link, er
 		Closed:  func(error) { l.nudge() },
 	}
 	sess, err := l.connect(ctx, &d, l.endpoint)
+	if !errors.Is(err, fault.DuplicateTunnel) && ctx.Err() == nil {
+		l.client.Metrics.dialled(err)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -147,6 +157,7 @@ func (l *Listener) keep(lk *link, kept bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	lk.kept = kept
+	l.up = l.up || kept
 	l.reweigh()
 }
 
@@ -181,16 +192,18 @@ func (lk *link) say(weight int) {
 	}
 }
 
-// accept hands the streams of a tunnel to Accept until the tunnel ends.
+// accept hands the streams of a tunnel to Accept, and returns when the tunnel
+// has ended.
 func (l *Listener) accept(lk *link) {
 	for {
 		st, err := lk.sess.Accept()
 		if err != nil {
+			close(lk.delivered)
 			<-lk.sess.Done()
 			return
 		}
 		select {
-		case l.conns <- net.Conn(st):
+		case l.conns <- st:
 		case <-l.closed:
 			st.Reset()
 		case <-lk.sess.Done():
@@ -227,7 +240,7 @@ func (l *Listener) retire(lk *link, after time.Duration) {
 	lk.retireOnce.Do(func() {
 		l.links.Go(func() {
 			defer close(lk.gone)
-			if !l.wait(lk, after) {
+			if !l.linger(lk, after) {
 				return
 			}
 			close(lk.retired)
@@ -251,6 +264,8 @@ func (l *Listener) retireNow(lk *link) {
 		case <-t.C:
 		case <-lk.sess.Done():
 			return
+		case <-l.ctx.Done():
+			return
 		}
 	} else {
 		_ = lk.sess.GoAway(tunnel.CodeNormal)
@@ -258,11 +273,25 @@ func (l *Listener) retireNow(lk *link) {
 			return
 		}
 	}
+	close(lk.settled)
 	for lk.sess.NumStreams() > 0 {
 		if !l.wait(lk, streamPoll) {
 			return
 		}
 	}
+}
+
+// linger reports whether lk is still open after d, or when the listener closes.
+func (l *Listener) linger(lk *link, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-l.keeping.Done():
+	case <-lk.sess.Done():
+		return false
+	}
+	return l.ctx.Err() == nil
 }
 
 // wait reports whether lk is still open after d.

@@ -2,7 +2,6 @@ package client
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -24,8 +23,9 @@ type Listener struct {
 	urls        []string // at least one
 	connections int      // at least 1
 
-	conns   chan net.Conn      // from the tunnels to Accept
+	conns   chan stream        // from the tunnels to Accept
 	closed  chan struct{}      // no connection comes any more
+	done    chan struct{}      // nothing of the listener is left
 	ctx     context.Context    // of everything that the listener does; its values are those of Listen's
 	cancel  context.CancelFunc // ends ctx
 	keeping context.Context    // of opening tunnels, which ends before ctx
@@ -35,14 +35,17 @@ type Listener struct {
 	wake    chan struct{}      // something has happened that the manager should look at
 	first   chan error         // gets nil when the first tunnel is open, or why there will be none
 
-	closeOnce sync.Once
+	leaveOnce sync.Once
 
 	// Guarded by mu.
-	mu     sync.Mutex
-	open   map[*link]struct{} // tunnels that have not ended
-	weight int                // of all tunnels; see SetWeight
-	words  uint64             // how often nodes have said how many they are
-	last   error              // of the last attempt that failed
+	mu      sync.Mutex
+	open    map[*link]struct{} // tunnels that have not ended
+	weight  int                // of all tunnels; see SetWeight
+	words   uint64             // how often nodes have said how many they are
+	last    error              // of the last attempt that failed
+	up      bool               // there was a tunnel at some time
+	leaving bool               // Close or Shutdown was called
+	over    bool               // there is nothing left
 }
 
 // address is the net.Addr of a listener.
@@ -69,8 +72,9 @@ func newListener(ctx context.Context, c *Client, endpoint string) *Listener {
 		},
 		urls:        c.urls(),
 		connections: c.connections(),
-		conns:       make(chan net.Conn),
+		conns:       make(chan stream),
 		closed:      make(chan struct{}),
+		done:        make(chan struct{}),
 		wake:        make(chan struct{}, 1),
 		first:       make(chan error, 1),
 		open:        make(map[*link]struct{}),
@@ -116,11 +120,17 @@ func (l *Listener) nudge() {
 
 // Accept waits for the next connection. It returns net.ErrClosed once the
 // listener is closed, and no other error: the loss of a tunnel is mended behind
-// it. A connection has CloseWrite; its RemoteAddr is the server's.
+// it.
+//
+// A connection has two methods beside those of net.Conn: `CloseWrite() error`
+// ends one direction, and `Reset()` ends both such that the client sees a
+// failure. A server that pools connections sends many requests over one. Its
+// RemoteAddr is the address of the client, a *net.TCPAddr, if the server says
+// it, which it does for TCP; otherwise it is that of the server.
 func (l *Listener) Accept() (net.Conn, error) {
 	select {
 	case c := <-l.conns:
-		return c, nil
+		return l.client.Metrics.accepted(c), nil
 	case <-l.closed:
 		return nil, net.ErrClosed
 	}
@@ -131,6 +141,24 @@ func (l *Listener) Addr() net.Addr { return address(l.endpoint) }
 
 // Endpoint is the name that the listener listens on.
 func (l *Listener) Endpoint() string { return l.endpoint }
+
+// Phase says how the listener is doing.
+func (l *Listener) Phase() Phase {
+	connected := l.Connected()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	switch {
+	case l.over:
+		return PhaseClosed
+	case l.leaving:
+		return PhaseDraining
+	case connected:
+		return PhaseConnected
+	case l.up:
+		return PhaseReconnecting
+	}
+	return PhaseConnecting
+}
 
 // Connected says whether the endpoint is served by a tunnel now.
 func (l *Listener) Connected() bool {
@@ -161,44 +189,6 @@ func (l *Listener) SetWeight(w int) {
 	defer l.mu.Unlock()
 	l.weight = min(max(w, 0), defaultWeight)
 	l.reweigh()
-}
-
-// Close ends the listener, its tunnels and all connections at once, and waits
-// for its goroutines.
-func (l *Listener) Close() error {
-	l.closeOnce.Do(func() { close(l.closed) })
-	l.cancel()
-	l.keepers.Wait()
-	var wg sync.WaitGroup
-	for _, lk := range l.openLinks() {
-		wg.Go(func() { _ = lk.sess.Close() })
-	}
-	wg.Wait()
-	l.links.Wait()
-	return nil
-}
-
-// Shutdown asks the server to send nothing more, goes on accepting what was on
-// its way, waits until all connections have ended, and closes the listener. Go
-// on calling Accept meanwhile. If ctx ends first, the connections that are left
-// are cut and its error is returned.
-func (l *Listener) Shutdown(ctx context.Context) error {
-	l.stop()
-	l.keepers.Wait()
-	links := l.openLinks()
-	for _, lk := range links {
-		l.retire(lk, 0)
-	}
-	var cut error
-	for _, lk := range links {
-		select {
-		case <-lk.gone:
-		case <-lk.sess.Done():
-		case <-ctx.Done():
-			cut = context.Cause(ctx)
-		}
-	}
-	return errors.Join(cut, l.Close())
 }
 
 // openLinks is a copy.

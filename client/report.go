@@ -5,7 +5,8 @@ import (
 	"time"
 )
 
-// What the log and OnState get. Called by the manager only.
+// What the log and OnState get. Called by the manager, and when that has ended
+// by whoever ends the listener.
 
 // opened says that lk is one of the tunnels now, for which there is that plan.
 func (l *Listener) opened(lk *link, plan plan) {
@@ -22,6 +23,7 @@ func (l *Listener) lost(lk *link, err error, retry time.Duration) {
 	if !lk.moved.IsZero() && l.Tunnels() > 0 {
 		log = l.log.Info
 	}
+	l.client.Metrics.lost()
 	log("tunnel lost", "node", node, "open", time.Since(lk.since), "tunnels", l.Tunnels(), "reason", err.Error(), "retry", retry)
 	l.report(node, err, retry)
 }
@@ -75,7 +77,7 @@ func (l *Listener) report(node string, err error, retry time.Duration) {
 		return
 	}
 	l.client.OnState(State{
-		Endpoint: l.endpoint, Connected: l.Connected(), Tunnels: l.Tunnels(),
+		Endpoint: l.endpoint, Phase: l.Phase(), Connected: l.Connected(), Tunnels: l.Tunnels(),
 		NodeID: node, Err: err, Retry: retry,
 	})
 }

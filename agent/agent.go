@@ -1,4 +1,4 @@
-// Package agent makes local HTTP services reachable through piko: it listens
+// Package agent makes local services reachable through piko: it listens
 // on endpoints with the SDK (package client) and forwards the requests that
 // arrive to the services.
 //
@@ -40,6 +40,12 @@ type Config struct {
 	// is "proxy.http.access" if empty, as in v0.9.0.
 	AccessLog accesslog.Options
 
+	// TCPAccessLog is the same for TCP listeners: "proxy.tcp.access" if empty.
+	TCPAccessLog accesslog.Options
+
+	// TCPLog gets what happens to TCP listeners; nil means New's log.
+	TCPLog *slog.Logger
+
 	// ConnectTimeout bounds the first connect of each listener: a listener
 	// that was not connected within it has failed for good. 0 means that it
 	// tries for as long as Run runs. A listener that was connected once never
@@ -57,9 +63,18 @@ type Listener struct {
 	// Endpoint is the name to listen on.
 	Endpoint string
 
+	// Protocol is what the endpoint speaks: "http", also if empty, or "tcp",
+	// whose connections are forwarded byte by byte.
+	Protocol string
+
 	// Addr is the service: a port, host:port, or a URL (http or https) whose
-	// path is put before the path of every request.
+	// path is put before the path of every request. A TCP service has no URL.
 	Addr string
+
+	// ProxyProtocol has a TCP service told who the client is by a PROXY header
+	// before the first byte: "v1" or "v2". Empty is none. A client that the
+	// node does not name is UNKNOWN (v1) or LOCAL (v2).
+	ProxyProtocol string
 
 	// AccessLog says what is logged of each request.
 	AccessLog accesslog.Config

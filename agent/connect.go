@@ -18,6 +18,7 @@ func (l *listener) dialer(template *client.Client) func(context.Context) (tunnel
 	if template != nil {
 		c = *template
 	}
+	c.Protocol = l.cfg.Protocol
 	c.Logger = cmp.Or(c.Logger, l.log).With(slog.String("url", redacted(append([]string{c.URL}, c.URLs...))))
 	next := c.OnState
 	c.OnState = func(s client.State) {

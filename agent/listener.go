@@ -40,7 +40,7 @@ type listener struct {
 	// Static after construction.
 	cfg            Listener
 	service        *service
-	pool           *relay.Pool
+	pool           *relay.Pool // nil for TCP
 	log            *slog.Logger
 	metrics        *listenerMetrics
 	access         *accesslog.Logger // nil is off
@@ -48,12 +48,12 @@ type listener struct {
 	listen         func(context.Context) (tunnels, error)
 
 	// Safe for concurrent use.
-	active    atomic.Int64 // requests and upgraded connections
+	active    atomic.Int64 // requests, upgraded and TCP connections
 	connected atomic.Bool
 	tunnels   atomic.Int64 // that are open and not being left
 	draining  atomic.Bool
 	health    serviceHealth
-	conns     sync.WaitGroup // connections of the HTTP server that are neither closed nor hijacked
+	conns     sync.WaitGroup // connections of the HTTP server that are neither closed nor hijacked, or of the TCP server
 	upgrades  sync.WaitGroup // upgraded connections; only added to while conns counts the connection
 }
 
@@ -64,6 +64,12 @@ func newListener(cfg *Config, lc Listener, log *slog.Logger, m *metrics, access 
 		return nil, err
 	}
 	lc.Endpoint = endpoint
+	if lc.Protocol == protocolTCP {
+		return newTCPListener(cfg, lc, log, m, access)
+	}
+	if err := checkHTTP(&lc); err != nil {
+		return nil, err
+	}
 	service, err := newService(&lc)
 	if err != nil {
 		return nil, err
@@ -83,7 +89,9 @@ func newListener(cfg *Config, lc Listener, log *slog.Logger, m *metrics, access 
 // run serves until ctx ends, or until the listener has failed for good; then
 // it returns why. It returns when no goroutine of it is left.
 func (l *listener) run(ctx context.Context, grace time.Duration) error {
-	defer l.pool.Close()
+	if l.pool != nil {
+		defer l.pool.Close()
+	}
 	ln, err := l.connect(ctx)
 	if err != nil {
 		if ctx.Err() != nil {
@@ -93,7 +101,7 @@ func (l *listener) run(ctx context.Context, grace time.Duration) error {
 	}
 	// Requests outlive ctx by the grace period.
 	requests, cut := context.WithCancelCause(context.WithoutCancel(ctx))
-	srv := l.server(requests)
+	srv := l.newFront(requests)
 	served := make(chan error, 1)
 	go func() { served <- srv.Serve(ln) }()
 	select {

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/netip"
 	"sync"
 	"testing"
 	"time"
@@ -44,6 +45,10 @@ func eventually(t testing.TB, check func() error) {
 type fakeNode struct {
 	ln     net.Listener
 	client *http.Transport
+
+	// Of TCP streams; static once the agent runs.
+	clientAddr netip.AddrPort
+	done       chan struct{}
 
 	mu     sync.Mutex
 	conns  map[net.Conn]struct{} // guarded by mu: accepted and not closed
@@ -119,6 +124,16 @@ type fakeStream struct {
 
 func (c *fakeStream) CloseWrite() error { return c.Conn.(*net.TCPConn).CloseWrite() }
 
+func (c *fakeStream) ClientAddr() netip.AddrPort { return c.node.clientAddr }
+
+// Done says that the client is gone, as the test decides.
+func (c *fakeStream) Done() <-chan struct{} { return c.node.done }
+
+func (c *fakeStream) Reset() {
+	c.Conn.(*net.TCPConn).SetLinger(0)
+	c.Close()
+}
+
 func (c *fakeStream) Close() error {
 	n := c.node
 	n.mu.Lock()
@@ -146,6 +161,9 @@ type agentOptions struct {
 	grace    time.Duration
 	access   io.Writer
 	adjust   func(*listener) // before it runs
+
+	clientAddr netip.AddrPort // that the node names
+	clientGone chan struct{}  // closed when the node has reset the stream
 }
 
 // startAgent runs an agent that forwards to addr until the test ends.
@@ -156,6 +174,7 @@ func startAgent(t testing.TB, addr string, opts ...func(*agentOptions)) *testAge
 		opt(&o)
 	}
 	a := &testAgent{t: t, node: newFakeNode(t), log: new(logBuffer), done: make(chan error, 1)}
+	a.node.clientAddr, a.node.done = o.clientAddr, o.clientGone
 	logger := slog.New(slog.NewTextHandler(a.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	m, err := newMetrics(nil)
 	if err != nil {

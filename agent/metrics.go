@@ -23,6 +23,7 @@ type metrics struct {
 	tunnels   *prometheus.GaugeVec     // endpoint
 	connects  *prometheus.CounterVec   // endpoint
 	cut       *prometheus.CounterVec   // endpoint
+	tcp       *tcpMetrics
 }
 
 // newMetrics registers the agent's metrics; a nil reg leaves them unregistered.
@@ -49,12 +50,14 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 		connects: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "piko_agent_listener_connects_total", Help: "Tunnels that listeners have opened to nodes, the first ones included."}, byEndpoint),
 		cut: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "piko_agent_requests_cut_total", Help: "Requests and upgraded connections that were cut when the grace period was over."}, byEndpoint),
+			Name: "piko_agent_requests_cut_total", Help: "Requests, upgraded and TCP connections that were cut when the grace period was over."}, byEndpoint),
+		tcp: newTCPMetrics(),
 	}
 	if reg == nil {
 		return m, nil
 	}
-	for _, c := range []prometheus.Collector{m.inFlight, m.requests, m.latency, m.bytesIn, m.bytesOut, m.connected, m.tunnels, m.connects, m.cut} {
+	collectors := []prometheus.Collector{m.inFlight, m.requests, m.latency, m.bytesIn, m.bytesOut, m.connected, m.tunnels, m.connects, m.cut}
+	for _, c := range append(collectors, m.tcp.collectors()...) {
 		if err := reg.Register(c); err != nil {
 			return nil, fmt.Errorf("register metrics: %w", err)
 		}
@@ -76,6 +79,7 @@ type listenerMetrics struct {
 	tunnels   prometheus.Gauge
 	connects  prometheus.Counter
 	cut       prometheus.Counter
+	tcp       *tcpListenerMetrics // nil for HTTP
 
 	// byStatus holds what was used so far: by method, then by status. The
 	// tables of methods that never come are never made.

@@ -55,6 +55,9 @@ type Dialer struct {
 	Instance string
 	// Protocol is http or tcp; see HeaderProtocol.
 	Protocol string
+	// Features are what the upstream offers beside FeatureControl, which it
+	// always does; the node accepts what it knows, see Peer.
+	Features []string
 	// Nodes are the ids of nodes that are to refuse the tunnel, as there is one
 	// to each of them; see HeaderNodes, which names the first 16. A v0.9.0 node
 	// does not know of it.
@@ -80,7 +83,8 @@ func (d *Dialer) Dial(ctx context.Context, endpoint string) (*Session, error) {
 			extra.Set(name, value)
 		}
 	}
-	set(HeaderFeatures, FeatureControl)
+	offered := append([]string{FeatureControl}, d.Features...)
+	set(HeaderFeatures, strings.Join(offered, ", "))
 	set(HeaderInstance, d.Instance)
 	set(HeaderProtocol, d.Protocol)
 	set(HeaderNodes, nodeList(d.Nodes))
@@ -89,14 +93,17 @@ func (d *Dialer) Dial(ctx context.Context, endpoint string) (*Session, error) {
 	if err != nil {
 		return nil, fmt.Errorf("dial tunnel: %w", err)
 	}
-	return startSession(c, false, readPeer(answer), d.Options), nil
+	return startSession(c, false, readPeer(answer, offered), d.Options), nil
 }
 
-// readPeer reads what a node says of itself; a v0.9.0 node says nothing.
-func readPeer(answer http.Header) Peer {
+// readPeer reads what a node says of itself; a v0.9.0 node says nothing. A
+// feature that was not offered is not accepted by it.
+func readPeer(answer http.Header, offered []string) Peer {
 	var p Peer
-	if slices.Contains(readFeatures(answer), FeatureControl) {
-		p.Features = []string{FeatureControl}
+	for _, name := range readFeatures(answer) {
+		if slices.Contains(offered, name) {
+			p.Features = append(p.Features, name)
+		}
 	}
 	if id := answer.Get(HeaderNodeID); isToken(id) {
 		p.NodeID = id

@@ -101,7 +101,7 @@ func TestReadPeer(t *testing.T) {
 		{"size too large", http.Header{"X-Piko-Cluster-Size": {"99999999999"}}, "{ 0   []}"},
 		{"ours", http.Header{"X-Piko-Node-Id": {"n"}, "X-Piko-Cluster-Size": {"5"}, "X-Piko-Features": {"h2,control"}}, "{n 5   [control]}"},
 	} {
-		if got := fmt.Sprint(readPeer(c.header)); got != c.want {
+		if got := fmt.Sprint(readPeer(c.header, []string{FeatureControl})); got != c.want {
 			t.Errorf("%s: %s, want %s", c.name, got, c.want)
 		}
 	}

@@ -17,8 +17,12 @@ const (
 	HeaderClusterSize   = "x-piko-cluster-size" // in the 101: nodes that are not draining
 )
 
-// FeatureControl names the control stream in x-piko-features.
-const FeatureControl = "control"
+// Names in x-piko-features.
+const (
+	FeatureControl = "control" // the upstream opens a control stream
+	FeatureMeta    = "meta"    // every stream of the node's begins with what is known of its client
+	FeatureH2      = "h2"      // the upstream serves HTTP/2 with prior knowledge on its streams, beside HTTP/1.1
+)
 
 // Close codes of RFC 6455, section 7.4.1, that we send.
 const (

@@ -1,10 +1,13 @@
 package relay
 
 import (
+	"context"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync"
 	"testing"
 )
 
@@ -54,5 +57,56 @@ func BenchmarkRoundTrip(b *testing.B) {
 				}
 			})
 		}
+	}
+}
+
+// What goes through Splice, beside two io.Copy with 64 KiB each.
+func BenchmarkSplice(b *testing.B) {
+	ways := map[string]func(a, c net.Conn){
+		"splice": func(x, y net.Conn) { Splice(context.Background(), x, y) },
+		"copy": func(x, y net.Conn) {
+			var wg sync.WaitGroup
+			oneWay := func(to, from net.Conn) {
+				io.CopyBuffer(struct{ io.Writer }{to}, struct{ io.Reader }{from}, make([]byte, 64<<10))
+				closeWrite(to)
+			}
+			wg.Go(func() { oneWay(x, y) })
+			wg.Go(func() { oneWay(y, x) })
+			wg.Wait()
+		},
+	}
+	for _, way := range []string{"splice", "copy"} {
+		b.Run("bulk/"+way, func(b *testing.B) {
+			nearA, a := tcpPair(b)
+			nearB, c := tcpPair(b)
+			go ways[way](nearA, nearB)
+			buf, in := make([]byte, 256<<10), make([]byte, 256<<10)
+			b.SetBytes(int64(len(buf)))
+			go func() {
+				for {
+					if _, err := a.Write(buf); err != nil {
+						return
+					}
+				}
+			}()
+			cpu := cpuTime()
+			for b.Loop() {
+				io.ReadFull(c, in)
+			}
+			b.ReportMetric(float64((cpuTime()-cpu).Microseconds())/float64(b.N), "cpu-µs/op")
+		})
+		b.Run("pingpong/"+way, func(b *testing.B) {
+			nearA, a := tcpPair(b)
+			nearB, c := tcpPair(b)
+			go ways[way](nearA, nearB)
+			go io.Copy(struct{ io.Writer }{c}, struct{ io.Reader }{c})
+			buf := make([]byte, 64)
+			cpu := cpuTime()
+			for b.Loop() {
+				a.Write(buf)
+				io.ReadFull(a, buf)
+			}
+			b.ReportMetric(float64((cpuTime()-cpu).Microseconds())/float64(b.N), "cpu-µs/op")
+		})
 	}
 }

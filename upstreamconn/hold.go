@@ -45,9 +45,7 @@ func (u *upstream) release() {
 // whether it has left. It stays in the table as long as the lingering lets it.
 // The caller closes its session.
 func (u *upstream) depart() bool {
-	if pool := u.pool.Load(); pool != nil {
-		pool.CloseIdle()
-	}
+	u.closePools(false)
 	if !u.quiet() {
 		return false
 	}

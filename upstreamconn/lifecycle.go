@@ -2,6 +2,7 @@ package upstreamconn
 
 import (
 	"errors"
+	"slices"
 	"time"
 
 	"piko/tunnel"
@@ -42,14 +43,11 @@ func (u *upstream) leave() {
 	if !u.lingers {
 		remove, u.remove = u.remove, nil
 	}
-	pool := u.pool.Load()
 	u.mu.Unlock()
 	if remove != nil {
 		remove()
 	}
-	if pool != nil {
-		pool.Close()
-	}
+	u.closePools(true)
 	u.server.registry.leave(u)
 }
 
@@ -59,6 +57,7 @@ func (u *upstream) join(sess *tunnel.Session) {
 	u.logConnect(sess)
 	u.mu.Lock()
 	u.sess, u.name = sess, sess.RemoteAddr().String()
+	u.http2 = slices.Contains(sess.Peer().Features, tunnel.FeatureH2)
 	leaving, ended := u.leaving, u.ended
 	tell := u.drained && u.opening == 0
 	if !leaving {

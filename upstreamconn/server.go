@@ -64,12 +64,11 @@ type Server struct {
 	Rebalance Rebalance
 
 	// Static after init.
-	once     sync.Once
-	log      *slog.Logger
-	wheel    *tunnel.Wheel
-	metrics  *metrics
-	features []string      // what we accept of an upstream's; one slice for all tunnels
-	second   time.Duration // how often Run looks after the tunnels; a second but in tests
+	once    sync.Once
+	log     *slog.Logger
+	wheel   *tunnel.Wheel
+	metrics *metrics
+	second  time.Duration // how often Run looks after the tunnels; a second but in tests
 
 	refusals logLimit
 	registry registry
@@ -85,7 +84,6 @@ func (s *Server) init() {
 		}
 		s.wheel = tunnel.NewWheel()
 		s.metrics = newMetrics(s.Registerer, s.Table)
-		s.features = []string{tunnel.FeatureControl}
 		s.registry.init()
 		s.size.init()
 	})
@@ -186,12 +184,9 @@ func (s *Server) refuses() bool {
 
 // reply accepts what we have built of what the upstream offers.
 func (s *Server) reply(hello tunnel.Hello) tunnel.Reply {
-	reply := tunnel.Reply{NodeID: s.NodeID, ClusterSize: 1}
+	reply := tunnel.Reply{NodeID: s.NodeID, ClusterSize: 1, Features: accepted(hello)}
 	if s.ClusterSize != nil {
 		reply.ClusterSize = max(s.ClusterSize(), 1)
-	}
-	if slices.Contains(hello.Features, tunnel.FeatureControl) {
-		reply.Features = s.features
 	}
 	return reply
 }

@@ -32,9 +32,10 @@ type upstream struct {
 	local    *router.Local
 	since    time.Time
 
-	// pool is nil until the first request. Set with mu held; read without, for
-	// every request.
-	pool atomic.Pointer[relay.Pool]
+	// pool and pool2 are nil until the first request that needs them. Set with
+	// mu held; read without, for every request.
+	pool  atomic.Pointer[relay.Pool]
+	pool2 atomic.Pointer[relay.HTTP2Pool]
 
 	older, newer *upstream // of the same instance. Guarded by server.registry.mu
 
@@ -43,6 +44,7 @@ type upstream struct {
 	mu      sync.Mutex
 	sess    *tunnel.Session // nil until Accept has returned; then static
 	name    string          // set with sess
+	http2   bool            // it serves HTTP/2, too; set with sess
 	remove  func()          // takes it out of the table; nil when it is not in there
 	opening int             // Opens under way
 	leaving bool            // opens no stream any more
@@ -80,14 +82,13 @@ func (u *upstream) options() tunnel.Options {
 // lines about connects and disconnects have it too.
 func (u *upstream) String() string { return u.name }
 
-// RoundTrip sends a request over a stream that is kept for the next one.
+// RoundTrip sends a request over a stream that is kept for the next one, or over
+// one that carries several at once if the request needs HTTP/2 and the upstream
+// serves it.
 func (u *upstream) RoundTrip(req *http.Request) (*http.Response, error) {
-	pool := u.pool.Load()
-	if pool == nil {
-		var err error
-		if pool, err = u.makePool(); err != nil {
-			return nil, err
-		}
+	pool, err := u.poolFor(req)
+	if err != nil {
+		return nil, err
 	}
 	u.server.metrics.requests.Inc()
 	res, err := pool.RoundTrip(req)
@@ -97,25 +98,56 @@ func (u *upstream) RoundTrip(req *http.Request) (*http.Response, error) {
 	return res, err
 }
 
+// poolFor returns the pool for a request.
+func (u *upstream) poolFor(req *http.Request) (http.RoundTripper, error) {
+	if u.http2 && relay.NeedsHTTP2(req) {
+		return lazily(u, &u.pool2, func() *relay.HTTP2Pool { return &relay.HTTP2Pool{Dial: u.dial} })
+	}
+	return lazily(u, &u.pool, func() *relay.Pool { return &relay.Pool{Dial: u.dial, Fresh: u.fresh} })
+}
+
 // Open opens a stream that is the caller's.
 func (u *upstream) Open(ctx context.Context) (net.Conn, error) {
 	u.server.metrics.requests.Inc()
 	return u.dial(ctx)
 }
 
-// makePool makes the pool for the first request.
-func (u *upstream) makePool() (*relay.Pool, error) {
+// lazily returns the pool in p, which it makes for the first request.
+func lazily[P relay.Pool | relay.HTTP2Pool](u *upstream, p *atomic.Pointer[P], make func() *P) (*P, error) {
+	if pool := p.Load(); pool != nil {
+		return pool, nil
+	}
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	if u.leaving {
 		return nil, errLeaving
 	}
-	pool := u.pool.Load()
+	pool := p.Load()
 	if pool == nil {
-		pool = &relay.Pool{Dial: u.dial, Fresh: u.fresh}
-		u.pool.Store(pool)
+		pool = make()
+		p.Store(pool)
 	}
 	return pool, nil
+}
+
+// closePools closes the streams that no request uses; for good, if no request
+// will follow.
+func (u *upstream) closePools(forGood bool) {
+	pool, pool2 := u.pool.Load(), u.pool2.Load()
+	switch {
+	case pool == nil:
+	case forGood:
+		pool.Close()
+	default:
+		pool.CloseIdle()
+	}
+	switch {
+	case pool2 == nil:
+	case forGood:
+		pool2.Close()
+	default:
+		pool2.CloseIdle()
+	}
 }
 
 // fresh says which requests must not meet a stream that the peer may be about

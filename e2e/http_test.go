@@ -22,7 +22,13 @@ func curl(t testing.TB, args ...string) result {
 // curlFrom is curl with a standard input.
 func curlFrom(t testing.TB, stdin io.Reader, args ...string) result {
 	t.Helper()
-	return run(t, 60*time.Second, stdin, tool(t, "curl"), append([]string{"--silent", "--show-error", "--noproxy", "*"}, args...)...)
+	return curlFor(t, 60*time.Second, stdin, args...)
+}
+
+// curlFor is curl with a standard input and another limit.
+func curlFor(t testing.TB, limit time.Duration, stdin io.Reader, args ...string) result {
+	t.Helper()
+	return run(t, limit, stdin, tool(t, "curl"), append([]string{"--silent", "--show-error", "--noproxy", "*"}, args...)...)
 }
 
 // wantCurl runs curl and wants exit status 0 and this output.

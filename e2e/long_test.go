@@ -12,41 +12,107 @@ import (
 	"github.com/gorilla/websocket"
 )
 
-// These last longer than any time-out that a proxy of this kind has by habit (30 s for a
-// request, 60 s for an idle connection), and run with the defaults.
+// These last longer than any time-out that a proxy has by habit (30 s for a request, 60 s for
+// an idle connection), and run with the defaults.
 
-func TestLongEventStream(t *testing.T) {
-	t.Parallel()
-	s, o := startServer(t), startOrigin(t, "origin")
-	s.agent(t, "e", o.addr)
-	// 2.4 s apart, so that it lasts 38.4 s, and one gap of them is over 30 s.
-	for _, c := range []struct{ n, every string }{{"17", "2400ms"}, {"2", "38s"}} {
-		t.Run(c.n+" events", func(t *testing.T) {
-			t.Parallel()
-			r := curl(t, "-N", "-H", to("e"), s.url("/sse?n="+c.n+"&every="+c.every))
-			if got := fmt.Sprint(strings.Count(r.stdout, "data: origin\n\n")); r.code != 0 || got != c.n {
-				t.Errorf("curl ended with status %d after %v and %s events, want all %s\n%s", r.code, r.took, got, c.n, r.stderr)
+// TestNothingIsCut holds that what is slow or silent for a minute and a half lives, however
+// it is spoken to, with one node and with two.
+func TestNothingIsCut(t *testing.T) {
+	overEach(t, func(t *testing.T, w *way) {
+		o := startOrigin(t, "origin")
+		w.agent(t, "e", o.addr)
+		w.agent(t, "calls", startCalls(t))
+		for name, flag := range map[string]string{"HTTP/1.1": "--http1.1", "HTTP/2": "--http2-prior-knowledge"} {
+			slow := func(kind string, test func(t *testing.T, w *way, flag string)) {
+				t.Run(kind+" over "+name, func(t *testing.T) {
+					t.Parallel()
+					test(t, w, flag)
+				})
 			}
-			if r.took < 36*time.Second {
-				t.Errorf("the stream took %v, so it proves nothing", r.took)
-			}
-		})
+			slow("events", func(t *testing.T, w *way, flag string) { slowEvents(t, w, flag, 31, 3*time.Second) })
+			slow("two events", func(t *testing.T, w *way, flag string) { slowEvents(t, w, flag, 2, 91*time.Second) })
+			slow("an upload", slowUpload)
+		}
+		for name, test := range map[string]func(*testing.T, *way){"a WebSocket": idleWebSocket, "a call": idleCall, "TCP": idleTCP} {
+			t.Run(name, func(t *testing.T) {
+				t.Parallel()
+				test(t, w)
+			})
+		}
+	})
+}
+
+// atLeast wants something to have taken as long as it has to, to prove anything.
+func atLeast(t *testing.T, took, least time.Duration) {
+	t.Helper()
+	if took < least {
+		t.Errorf("it took %v, less than %v, so it proves nothing", took, least)
 	}
 }
 
-func TestSlowUpload(t *testing.T) {
-	t.Parallel()
-	s, o := startServer(t), startOrigin(t, "origin")
-	s.agent(t, "e", o.addr)
-	const size = 38 << 10
-	began := time.Now()
+func slowEvents(t *testing.T, w *way, flag string, n int, every time.Duration) {
+	t.Helper()
+	r := curlFor(t, 3*time.Minute, nil, flag, "-N", "-H", to("e"), w.entry.url(fmt.Sprintf("/sse?n=%d&every=%v", n, every)))
+	if got := strings.Count(r.stdout, "data: origin\n\n"); r.code != 0 || got != n {
+		t.Errorf("curl ended with status %d after %v and %d events, want all %d\n%s", r.code, r.took, got, n, r.stderr)
+	}
+	atLeast(t, r.took, 90*time.Second)
+}
+
+func slowUpload(t *testing.T, w *way, flag string) {
+	t.Helper()
+	const size = 62 << 10
 	body := io.LimitReader(&slowReader{next: time.Now(), every: time.Second, r: &generator{}}, size)
-	r := curlFrom(t, body, "-T", "-", "-H", to("e"), s.url("/upload-hash"))
+	r := curlFor(t, 3*time.Minute, body, flag, "-T", "-", "-H", to("e"), w.entry.url("/upload-hash"))
 	if want := fmt.Sprintf("%d %s\n", size, generated(size)); r.code != 0 || r.stdout != want {
 		t.Errorf("curl ended with status %d after %v: %q, want %q\n%s", r.code, r.took, r.stdout, want, r.stderr)
 	}
-	if took := time.Since(began); took < 36*time.Second {
-		t.Errorf("the upload took %v, so it proves nothing", took)
+	atLeast(t, r.took, 60*time.Second)
+}
+
+func idleWebSocket(t *testing.T, w *way) {
+	t.Helper()
+	c := dialWebSocket(t, w.entry, "e", "/ws")
+	wantEcho(t, c, "before")
+	c.SetReadDeadline(time.Now().Add(91 * time.Second))
+	if kind, message, err := c.ReadMessage(); !isTimeout(err) {
+		t.Fatalf("a silent WebSocket ended or spoke: %d %q, %v", kind, message, err)
+	}
+	// gorilla ends a connection for good at a time-out, so the echo has to be read from below.
+	conn := c.NetConn()
+	conn.SetReadDeadline(time.Now().Add(10 * time.Second))
+	c.SetWriteDeadline(time.Now().Add(10 * time.Second))
+	if err := c.WriteMessage(websocket.TextMessage, []byte("after")); err != nil {
+		t.Fatalf("send a message after 91 s: %v", err)
+	}
+	got := make([]byte, 2+len("after"))
+	if _, err := io.ReadFull(conn, got); err != nil || string(got) != "\x81\x05after" {
+		t.Errorf("after 91 s the echo is %q, %v", got, err)
+	}
+}
+
+// idleCall makes a call that is silent both ways between its two messages.
+func idleCall(t *testing.T, w *way) {
+	t.Helper()
+	c := startCall(t, w.entry.proxy, "calls")
+	c.wantEcho("before")
+	<-time.After(91 * time.Second)
+	c.wantEcho("after")
+	c.end()
+}
+
+// idleTCP is silent both ways, and then it is asked whether it has lived.
+func idleTCP(t *testing.T, w *way) {
+	t.Helper()
+	w.agentTCP(t, "tcp", rawService(t, echoBytes))
+	c := dialRaw(t, w.forward(t, "tcp"))
+	c.SetDeadline(time.Now().Add(3 * time.Minute))
+	c.wantEcho("before")
+	<-time.After(91 * time.Second)
+	c.wantEcho("after")
+	c.closeWrite()
+	if rest := c.wantClosed(10 * time.Second); len(rest) > 0 {
+		t.Errorf("after our end came %q", rest)
 	}
 }
 
@@ -61,29 +127,6 @@ func (s *slowReader) Read(p []byte) (int, error) {
 	<-time.After(time.Until(s.next))
 	s.next = s.next.Add(s.every)
 	return io.ReadFull(s.r, p[:min(len(p), 1<<10)])
-}
-
-func TestIdleWebSocket(t *testing.T) {
-	t.Parallel()
-	s, o := startServer(t), startOrigin(t, "origin")
-	s.agent(t, "e", o.addr)
-	c := dialWebSocket(t, s, "e", "/ws")
-	wantEcho(t, c, "before")
-	c.SetReadDeadline(time.Now().Add(65 * time.Second))
-	if kind, message, err := c.ReadMessage(); !isTimeout(err) {
-		t.Fatalf("a silent WebSocket ended or spoke: %d %q, %v", kind, message, err)
-	}
-	// gorilla ends a connection for good at a time-out, so the echo has to be read from below.
-	conn := c.NetConn()
-	conn.SetReadDeadline(time.Now().Add(10 * time.Second))
-	c.SetWriteDeadline(time.Now().Add(10 * time.Second))
-	if err := c.WriteMessage(websocket.TextMessage, []byte("after")); err != nil {
-		t.Fatalf("send a message after 65 s: %v", err)
-	}
-	got := make([]byte, 2+len("after"))
-	if _, err := io.ReadFull(conn, got); err != nil || string(got) != "\x81\x05after" {
-		t.Errorf("after 65 s the echo is %q, %v", got, err)
-	}
 }
 
 func isTimeout(err error) bool {

@@ -40,6 +40,16 @@ type frameReader struct {
 	masked     bool
 	fragmented bool // a message was begun and its last frame has not come
 
+	closeCode   uint16 // of the peer's close frame, closeNormal if it had none; 0 until it comes
+	closeReason string
+
+	// Only for a Conn; static.
+	exact bool // read no further than to the next header
+	ends  bool // a text message is the end of the data
+
+	header int  // size of the last data frame's header
+	ended  bool // the end has come
+
 	oddSince time.Duration // start of the second in which odd counts
 	odd      int
 
@@ -73,9 +83,15 @@ func (c *carrier) Read(p []byte) (int, error) {
 	return 0, f.err
 }
 
+// tcp prepares for the connection of a client, which knows of ends or not.
+func (f *frameReader) tcp(ends bool) { f.exact, f.ends = true, ends }
+
+// orderly says that the connection was not ended for a reason.
+func (f *frameReader) orderly() bool { return f.closeCode == 0 || f.closeCode == closeNormal }
+
 // endRead remembers what ends the reading, and tells the peer if it is to blame.
 func (c *carrier) endRead(err error) error {
-	if errors.Is(err, os.ErrDeadlineExceeded) {
+	if err == errEOFMessage || errors.Is(err, os.ErrDeadlineExceeded) {
 		return err
 	}
 	if bad, ok := errors.AsType[*ProtocolError](err); ok {
@@ -122,8 +138,15 @@ func (c *carrier) nextFrame() error {
 		return err
 	}
 	need := size
-	if size > 0 && h.op >= opClose {
+	switch {
+	case size == 0:
+	case h.op >= opClose:
 		need += int(h.length) // at most 125
+	case h.op == opText:
+		if err := c.checkText(h); err != nil {
+			return err
+		}
+		need += len(eofPayload)
 	}
 	if size == 0 || f.w-f.r < need {
 		// An unmasked header must not be waited for: the peer may never send more.
@@ -142,9 +165,13 @@ func (c *carrier) nextFrame() error {
 	}
 	payload := f.buf[f.r+size : f.r+need]
 	f.r += need
-	if h.op >= opClose {
+	switch {
+	case h.op >= opClose:
 		return c.control(h, payload)
+	case h.op == opText:
+		return c.endOfData(h, payload)
 	}
+	f.header = size
 	return c.startData(h)
 }
 
@@ -165,8 +192,8 @@ func (c *carrier) checkMask(h frameHeader) error {
 func (c *carrier) startData(h frameHeader) error {
 	f := &c.in
 	switch {
-	case h.op == opText:
-		return &ProtocolError{Reason: "a text message came where only binary ones are taken", CloseCode: closeUnsupported}
+	case f.ended:
+		return violation("data came behind its end")
 	case h.op == opContinuation && !f.fragmented:
 		return violation("a continuation frame continues nothing")
 	case h.op == opBinary && f.fragmented:
@@ -210,6 +237,10 @@ func (c *carrier) peerClosed(payload []byte) error {
 		if !utf8.Valid(payload[2:]) {
 			return &ProtocolError{Reason: "a close frame's reason is not UTF-8", CloseCode: closeInvalidData}
 		}
+	}
+	c.in.closeCode = code
+	if len(payload) > 2 {
+		c.in.closeReason = string(payload[2:])
 	}
 	c.sendClose(code, "", errClosedByOther)
 	return io.EOF
@@ -276,10 +307,16 @@ func (f *frameReader) release() {
 }
 
 // receiveInto reads up to n bytes into p. What p has behind them takes the next
-// frame's header too, which saves the system call that would fetch it alone.
+// frame's header too, which saves the system call that would fetch it alone. A
+// Conn takes no more than that: payload that came along would be given to the
+// caller alone, in a piece of a few bytes.
 func (c *carrier) receiveInto(p []byte, n int) (int, error) {
 	f := &c.in
-	k, err := c.receive(p[:min(len(p), n+len(f.buf))])
+	ahead := len(f.buf)
+	if f.exact {
+		ahead = min(f.header, ahead)
+	}
+	k, err := c.receive(p[:min(len(p), n+ahead)])
 	f.r, f.w, f.more = 0, 0, false
 	if k > n {
 		f.w = copy(f.buf, p[n:k])

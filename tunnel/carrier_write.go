@@ -52,18 +52,23 @@ func (c *carrier) tryLockWrite() bool {
 
 // writeFrame sends one frame; wlock is held.
 func (c *carrier) writeFrame(op byte, b []byte) error {
-	if c.ctl.err != nil {
-		return c.ctl.err
-	}
 	var key *uint32
 	if c.client && !c.plain {
 		// The runtime's generator: ChaCha8, seeded by the system, one for each
 		// thread. RFC 6455, section 10.3, asks for keys that cannot be foreseen.
 		k := rand.Uint32()
 		key = &k
+		maskBytes(b[headroom:], k)
 	}
-	start := putHeader(b, op, key)
-	n, err := c.nc.Write(b[start:])
+	return c.writeWhole(b[putHeader(b, op, key):])
+}
+
+// writeWhole sends a frame that is ready; wlock is held.
+func (c *carrier) writeWhole(frame []byte) error {
+	if c.ctl.err != nil {
+		return c.ctl.err
+	}
+	n, err := c.nc.Write(frame)
 	if err == nil {
 		return nil
 	}
@@ -195,4 +200,23 @@ func (c *carrier) Write(p []byte) (n int, err error) {
 		n += m
 	}
 	return n, nil
+}
+
+// abort is close for a peer that must not take what it got for the whole: it
+// does not wait for a peer that does not read, and where there is no room for
+// the close frame the connection is reset.
+func (c *carrier) abort(code uint16, reason string) {
+	t := time.NewTimer(abortTime)
+	defer t.Stop()
+	select {
+	case c.wlock <- struct{}{}:
+		<-c.wlock
+	case <-t.C:
+		_ = c.nc.SetWriteDeadline(time.Unix(1, 0)) // breaks a write in the middle of its frame
+	}
+	if !c.sendClose(code, reason, errClosedHere) {
+		resetOnClose(c.nc)
+		code = 0
+	}
+	c.close(code, reason)
 }

@@ -115,8 +115,9 @@ func (h *frameHeader) readLength(ext []byte) error {
 	return nil
 }
 
-// putHeader writes the header of a whole message into the headroom of b and
-// masks b's payload if key is not nil. It returns where in b the frame starts.
+// putHeader writes the header of a whole message into the headroom of b, with
+// the key if that is not nil; to mask the payload is the caller's. It returns
+// where in b the frame starts.
 func putHeader(b []byte, op byte, key *uint32) (start int) {
 	n := len(b) - headroom
 	start = headroom - 2
@@ -125,7 +126,6 @@ func putHeader(b []byte, op byte, key *uint32) (start int) {
 		start -= 4
 		maskFlag = maskBit
 		binary.LittleEndian.PutUint32(b[headroom-4:], *key)
-		maskBytes(b[headroom:], *key)
 	}
 	switch {
 	case n < 126:
@@ -188,10 +188,7 @@ func maskBytes(b []byte, key uint32) uint32 {
 // maskWide is maskBytes with the key expanded to a block.
 func maskWide(b []byte, key uint32) {
 	var block [keyBlock]byte
-	binary.LittleEndian.PutUint32(block[:], key)
-	for n := 4; n < keyBlock; n *= 2 {
-		copy(block[n:], block[:n])
-	}
+	expandKey(&block, key)
 	for len(b) > 0 {
 		b = b[subtle.XORBytes(b, b, block[:]):]
 	}

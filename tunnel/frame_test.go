@@ -114,6 +114,7 @@ func TestPutHeaderIsReadBack(t *testing.T) {
 				if masked {
 					k := uint32(0x01020384)
 					key = &k
+					maskBytes(b[headroom:], k)
 				}
 				frame := b[putHeader(b, opBinary, key):]
 				f, size := parseTestFrame(frame)

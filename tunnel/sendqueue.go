@@ -1,11 +1,17 @@
 package tunnel
 
-import "net"
+import (
+	"net"
+	"time"
+)
 
 // sendQueue is how far what was written to a connection has got.
 type sendQueue struct {
 	acked  uint64 // bytes that the other end's system has confirmed, ever
 	queued int    // bytes that it has not, sent or not
+
+	flying bool          // some of those were sent
+	silent time.Duration // since the other end's system last said anything
 }
 
 // slowQueue is what a link that is worth its name carries within pongWithin.
@@ -13,9 +19,7 @@ const slowQueue = 16 << 10
 
 // readSendQueue asks the connection, where the system can tell.
 func readSendQueue(nc net.Conn) (sendQueue, bool) {
-	if t, ok := nc.(interface{ NetConn() net.Conn }); ok { // TLS
-		nc = t.NetConn()
-	}
+	nc = underneath(nc)
 	switch c := nc.(type) {
 	case *net.TCPConn:
 		return tcpSendQueue(c)

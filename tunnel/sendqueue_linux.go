@@ -2,6 +2,7 @@ package tunnel
 
 import (
 	"net"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -20,7 +21,11 @@ func tcpSendQueue(c *net.TCPConn) (q sendQueue, ok bool) {
 		if err != nil {
 			return
 		}
-		q, ok = sendQueue{acked: info.Bytes_acked, queued: queued}, true
+		q = sendQueue{
+			acked: info.Bytes_acked, queued: queued,
+			flying: info.Unacked > 0, silent: time.Duration(info.Last_ack_recv) * time.Millisecond,
+		}
+		ok = true
 	})
 	return q, ok && err == nil
 }

@@ -9,9 +9,7 @@ import (
 // frames leave at once, a ping waits behind little, and a peer that vanished
 // while bytes were on their way is noticed.
 func tuneSocket(nc net.Conn) {
-	if t, ok := nc.(interface{ NetConn() net.Conn }); ok {
-		nc = t.NetConn()
-	}
+	nc = underneath(nc)
 	conn, ok := nc.(*net.TCPConn)
 	if !ok {
 		return
@@ -20,4 +18,36 @@ func tuneSocket(nc net.Conn) {
 	// The session pings on its own; this is for what has none.
 	conn.SetKeepAliveConfig(net.KeepAliveConfig{Enable: true, Idle: 30 * time.Second, Interval: 10 * time.Second, Count: 3})
 	platformOptions(conn)
+}
+
+// underneath is the transport below TLS, and below whatever else shows it.
+func underneath(nc net.Conn) net.Conn {
+	for {
+		above, ok := nc.(interface{ NetConn() net.Conn })
+		if !ok {
+			return nc
+		}
+		nc = above.NetConn()
+	}
+}
+
+// loosenSocket lets the TCP connection under nc, which tuneSocket has prepared,
+// wait for a peer that does not read: that alone is no reason to end a Conn.
+func loosenSocket(nc net.Conn) {
+	if t, ok := nc.(interface{ NetConn() net.Conn }); ok {
+		nc = t.NetConn()
+	}
+	if conn, ok := nc.(*net.TCPConn); ok {
+		platformLoosen(conn)
+	}
+}
+
+// resetOnClose has the TCP connection under nc reset when it is closed.
+func resetOnClose(nc net.Conn) {
+	if t, ok := nc.(interface{ NetConn() net.Conn }); ok {
+		nc = t.NetConn()
+	}
+	if conn, ok := nc.(interface{ SetLinger(sec int) error }); ok {
+		_ = conn.SetLinger(0)
+	}
 }

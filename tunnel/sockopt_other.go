@@ -5,3 +5,5 @@ package tunnel
 import "net"
 
 func platformOptions(*net.TCPConn) {}
+
+func platformLoosen(*net.TCPConn) {}

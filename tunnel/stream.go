@@ -3,6 +3,7 @@ package tunnel
 import (
 	"io"
 	"net"
+	"net/netip"
 	"os"
 	"sync"
 	"time"
@@ -26,7 +27,8 @@ type Stream struct {
 	// Static after construction.
 	m      *mux
 	id     uint32
-	opener bool // we opened it
+	opener bool           // we opened it
+	client netip.AddrPort // set before accept returns the stream
 
 	// rmu is held by Read, wmu by Write. Each is held before mu.
 	rmu, wmu sync.Mutex
@@ -49,6 +51,8 @@ type Stream struct {
 	sendWindow   uint32 // what we may send
 	rdeadline    deadline
 	wdeadline    deadline
+	done         chan struct{} // nil until somebody asks
+	over         bool          // done is closed
 
 	// Guarded by m.mu.
 	unacked     bool      // counted in m.unacked
@@ -198,10 +202,11 @@ func (s *Stream) sendRST() (window uint32) {
 	return s.recvWindow
 }
 
-// wake wakes whoever waits. It needs mu.
+// wake wakes whoever waits, when the stream has ended. It needs mu.
 func (s *Stream) wake() {
 	s.rcond.Signal()
 	s.wcond.Signal()
+	s.end()
 }
 
 // fail ends the stream because the session has ended.
@@ -263,14 +268,6 @@ func (s *Stream) writeFails() error {
 func (s *Stream) LocalAddr() net.Addr {
 	if c, ok := s.m.c.(interface{ LocalAddr() net.Addr }); ok {
 		return c.LocalAddr()
-	}
-	return unknownAddr{}
-}
-
-// RemoteAddr is the tunnel's.
-func (s *Stream) RemoteAddr() net.Addr {
-	if c, ok := s.m.c.(interface{ RemoteAddr() net.Addr }); ok {
-		return c.RemoteAddr()
 	}
 	return unknownAddr{}
 }

@@ -33,6 +33,7 @@ const (
 	closeInvalidData   = 1007
 	closePolicy        = 1008
 	closeTooBig        = 1009
+	closeInternal      = 1011
 )
 
 // A ProtocolError says what the peer sent that the protocol forbids. The

@@ -1,0 +1,48 @@
+package tunnel
+
+import (
+	"net"
+	"net/netip"
+)
+
+// Done is closed once the stream is of no more use: either side has reset it,
+// its session has ended, or Close was called here. It is for who neither reads
+// nor writes at the moment. That both sides have ended in order does not close
+// it.
+func (s *Stream) Done() <-chan struct{} {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.done == nil {
+		s.done = make(chan struct{})
+		if s.closed || s.err != nil {
+			s.over = true
+			close(s.done)
+		}
+	}
+	return s.done
+}
+
+// end closes what Done has returned. It needs mu, and is called once closed or
+// err is set.
+func (s *Stream) end() {
+	if s.done != nil && !s.over {
+		s.over = true
+		close(s.done)
+	}
+}
+
+// ClientAddr is the client for which the node has opened the stream; not valid
+// if it did not say, as v0.9.0 nodes never do and others not for streams that
+// carry the requests of many.
+func (s *Stream) ClientAddr() netip.AddrPort { return s.client }
+
+// RemoteAddr is ClientAddr if that is known, and else the tunnel's.
+func (s *Stream) RemoteAddr() net.Addr {
+	if s.client.IsValid() {
+		return net.TCPAddrFromAddrPort(s.client)
+	}
+	if c, ok := s.m.c.(interface{ RemoteAddr() net.Addr }); ok {
+		return c.RemoteAddr()
+	}
+	return unknownAddr{}
+}

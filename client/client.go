@@ -1,4 +1,5 @@
-// Package client is the Go SDK of piko: it makes a program an upstream.
+// Package client is the Go SDK of piko: it makes a program an upstream, and
+// connects programs to endpoints.
 //
 //	ln, err := (&client.Client{URL: "https://piko.example.com"}).Listen(ctx, "my-endpoint")
 //	if err != nil { ... }
@@ -11,6 +12,10 @@
 // again, with growing pauses, for as long as it takes; when a node asks it to
 // move, it opens the new tunnel before it leaves the old one, so that no request
 // is lost.
+//
+// Dial is the other side, for what is no HTTP: a connection to what listens on a
+// TCP endpoint. HTTP clients need no SDK: they send their requests to the proxy
+// port and name the endpoint in Host or x-piko-endpoint.
 //
 // The package knows nothing of HTTP requests and of no server code.
 package client
@@ -33,13 +38,16 @@ import (
 // on this machine. It is not changed by its methods, which are safe for
 // concurrent use.
 type Client struct {
-	// URL is the upstream port of the server, or of a load balancer before
-	// it, with the scheme http, https, ws or wss; a path is put before that of
-	// the server. "" means http://localhost:8001.
+	// URL is a port of the server, or of a load balancer before it, with the
+	// scheme http, https, ws or wss; a path is put before that of the server.
+	// Listen wants the upstream port, "" means http://localhost:8001; Dial wants
+	// the proxy port, "" means http://localhost:8000. So a program that does
+	// both has two Clients, unless one name leads to both ports.
 	URL string
 	// URLs are more of them: of other nodes, or of other clusters, as during a
 	// move from one to the other. A listener that may have as many tunnels as
 	// there are URLs has one by each, but for those that lead to the same node.
+	// Dial tries one after the other.
 	URLs []string
 	// Connections is how many tunnels a listener keeps, each to another node;
 	// 0 means 2. There are never more than nodes. A v0.9.0 server does not say
@@ -48,17 +56,27 @@ type Client struct {
 	// ProxyURL is an HTTP or SOCKS5 proxy on the way; "" means what the
 	// environment says (HTTPS_PROXY, HTTP_PROXY, NO_PROXY).
 	ProxyURL string
-	// Token is asked for a bearer token before each connect; nil means none.
+	// Token is asked for a bearer token before each attempt to connect; nil
+	// means none.
 	Token func(ctx context.Context) (string, error)
 	// TokenMayChange says that a token which was refused may be followed by a
-	// better one, as from a file: then Listen does not give up on a refusal.
+	// better one, as from a file: then Listen and Dial do not give up on a
+	// refusal.
 	TokenMayChange bool
 	// TenantID names the tenant, for servers that have several.
 	TenantID string
 	// TLS is for https and wss URLs; nil means the defaults.
 	TLS *tls.Config
-	// Protocol says what the endpoint speaks, "http" or "tcp"; "" means http.
+	// Protocol says what a listener's program speaks, "http" or "tcp"; "" means
+	// http.
 	Protocol string
+	// HTTP2 says that a listener's program serves HTTP/2 with prior knowledge on
+	// the connections, as grpc.Server does, and an http.Server whose Protocols
+	// have UnencryptedHTTP2. Then gRPC calls, and requests that stream both ways,
+	// come as HTTP/2, several over one connection. All others come as HTTP/1.1,
+	// which grpc.Server does not speak: they fail with 502. A v0.9.0 server sends
+	// everything as HTTP/1.1.
+	HTTP2 bool
 	// StreamWindow is how many bytes of a connection the server may send
 	// ahead of what was read: 256 KiB to 16 MiB, 0 means 512 KiB.
 	StreamWindow int
@@ -130,9 +148,13 @@ func (c *Client) Listen(ctx context.Context, endpoint string) (*Listener, error)
 	return l, nil
 }
 
-// dialer returns what makes the tunnels of one listener, but for the URL. Its
-// instance tells the server which tunnels are of one listener.
+// dialer returns what makes the tunnels of one listener, or a connection, but
+// for the URL. Its instance tells the server which tunnels are of one listener.
 func (c *Client) dialer() tunnel.Dialer {
+	var features []string
+	if c.HTTP2 {
+		features = append(features, tunnel.FeatureH2)
+	}
 	return tunnel.Dialer{
 		ProxyURL: c.ProxyURL,
 		TLS:      c.TLS,
@@ -140,13 +162,14 @@ func (c *Client) dialer() tunnel.Dialer {
 		TenantID: c.TenantID,
 		Instance: rand.Text()[:16],
 		Protocol: cmp.Or(c.Protocol, "http"),
+		Features: features,
 		Timeout:  c.ConnectTimeout,
 		Options:  tunnel.Options{StreamWindow: c.StreamWindow},
 	}
 }
 
 // urls are all URLs, each of them once.
-func (c *Client) urls() []string {
+func (c *Client) urls(otherwise string) []string {
 	var list []string
 	for _, u := range append([]string{c.URL}, c.URLs...) {
 		if u != "" && !slices.Contains(list, u) {
@@ -154,7 +177,7 @@ func (c *Client) urls() []string {
 		}
 	}
 	if len(list) == 0 {
-		return []string{defaultURL}
+		return []string{otherwise}
 	}
 	return list
 }

@@ -2,7 +2,6 @@ package client
 
 import (
 	"context"
-	"fmt"
 	"log/slog"
 	"net"
 	"sync"
@@ -70,7 +69,7 @@ func newListener(ctx context.Context, c *Client, endpoint string) *Listener {
 		connect: func(ctx context.Context, d *tunnel.Dialer, endpoint string) (session, error) {
 			return d.Dial(ctx, endpoint)
 		},
-		urls:        c.urls(),
+		urls:        c.urls(defaultURL),
 		connections: c.connections(),
 		conns:       make(chan stream),
 		closed:      make(chan struct{}),
@@ -102,12 +101,7 @@ func (l *Listener) start(ctx context.Context) error {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	cause := context.Cause(ctx)
-	if l.last == nil {
-		return cause
-	}
-	// Why the attempts failed says more than that time was up.
-	return fmt.Errorf("%w: %w", cause, l.last)
+	return timeUp(ctx, l.last)
 }
 
 // nudge has the manager look at everything anew.

@@ -16,6 +16,7 @@ type agentCmd struct {
 	agentConfig
 
 	HTTP  agentHTTPCmd  `cmd:"" name:"http" help:"Listen on one endpoint and forward its requests to an HTTP or HTTPS service."`
+	TCP   agentTCPCmd   `cmd:"" name:"tcp" help:"Listen on one endpoint and forward its connections to a TCP service."`
 	Start agentStartCmd `cmd:"" help:"Listen on every endpoint that the configuration file lists."`
 }
 
@@ -61,6 +62,10 @@ with agent.yaml:
       access_log: {disable: true}
       http_client: {idle_conn_timeout: 60s}
       tls: {root_cas: /etc/ssl/internal.pem}
+    - endpoint_id: my-database
+      addr: 5432
+      protocol: tcp
+      proxy_protocol: v2
 
 ` + reloadHelp
 }
@@ -171,6 +176,8 @@ func (a *agentCmd) run(p *process) error {
 	limitMemory(p.getenv, log)
 
 	parts.agent.AccessLog = a.Log.accessOptions(root, "proxy.http.access")
+	parts.agent.TCPAccessLog = a.Log.accessOptions(root, "proxy.tcp.access")
+	parts.agent.TCPLog = subsystem(root, "proxy.tcp")
 	parts.client.Logger = subsystem(root, "client")
 	registry := newRegistry()
 	ag, err := agent.New(parts.agent, &parts.client, subsystem(root, "proxy.http"), registry, p.logWriter())

@@ -122,34 +122,17 @@ type listenerConfig struct {
 	Addr       string
 	Protocol   string `default:"http" enum:"http,tcp"`
 	listenerOptions
-	TLS clientTLSConfig `embed:"" prefix:"tls."`
+	ProxyProtocol string          `default:"off" enum:"off,v1,v2"` // tcp only
+	TLS           clientTLSConfig `embed:"" prefix:"tls."`         // http only
 }
 
 func (c *agentConfig) sections() []string { return []string{"listeners"} }
 
 // decodeSection implements fileSections.
 func (c *agentConfig) decodeSection(path, key string, n *yamlNode) error {
-	c.Listeners = nil
-	if n.kind == yamlNull {
-		return nil
-	}
-	if n.kind != yamlList {
-		return &lineError{path, n.line, fmt.Errorf("%s: found %v where a list is expected; begin each listener with a dash", key, n.kind)}
-	}
-	var errs []error
-	for i, item := range n.items {
-		var l listenerConfig
-		name := fmt.Sprintf("%s[%d]", key, i)
-		if err := decodeStruct(path, name, item, &l); err != nil {
-			errs = append(errs, err)
-			continue
-		}
-		if err := l.check(); err != nil {
-			errs = append(errs, &lineError{path, item.line, fmt.Errorf("%s.%w", name, err)})
-		}
-		c.Listeners = append(c.Listeners, l)
-	}
-	return errors.Join(errs...)
+	list, err := decodeList(path, key, "listener", n, (*listenerConfig).check)
+	c.Listeners = list
+	return err
 }
 
 // check finds what no single value shows; errors begin with the key.
@@ -160,8 +143,11 @@ func (l *listenerConfig) check() error {
 	if l.Addr == "" {
 		return errors.New("addr: missing; give the service's port, host:port or URL")
 	}
-	if l.Protocol == "tcp" {
-		return errors.New("protocol: tcp listeners are not supported yet; take this one away or use http")
+	switch tcp := l.Protocol == "tcp"; {
+	case tcp && l.TLS != (clientTLSConfig{}):
+		return errors.New("tls: not for protocol: tcp, whose bytes pass as they are; take it away")
+	case !tcp && l.ProxyProtocol != "off":
+		return errors.New("proxy_protocol: for protocol: tcp only; an HTTP service finds the client in X-Forwarded-For")
 	}
 	return l.listenerOptions.check("", "_")
 }
@@ -191,6 +177,7 @@ func (l *listenerConfig) listener(name string) (agent.Listener, error) {
 	}
 	out := agent.Listener{
 		Endpoint:    l.EndpointID,
+		Protocol:    l.Protocol,
 		Addr:        l.Addr,
 		AccessLog:   l.AccessLog.accessLog(),
 		DialTimeout: l.Timeout,
@@ -198,6 +185,9 @@ func (l *listenerConfig) listener(name string) (agent.Listener, error) {
 		IdleTimeout: zeroIsOff(l.HTTPClient.IdleConnTimeout),
 		MaxIdle:     l.HTTPClient.MaxIdleConns,
 		TLS:         tlsConfig,
+	}
+	if l.ProxyProtocol != "off" {
+		out.ProxyProtocol = l.ProxyProtocol
 	}
 	if out.MaxIdle < 0 {
 		out.MaxIdle = unlimitedIdle

@@ -34,6 +34,8 @@ func TestBashCompletion(t *testing.T) {
 		{"piko server --log.level warn --shutdown", "--shutdown-delay"},
 		{"piko agent http --http-client.idle", "--http-client.idle-conn-timeout"},
 		{"piko agent --connect.tenant", "--connect.tenant-id"},
+		{"piko agent tcp --proxy-protocol v", "v1 v2"},
+		{"piko forward tcp --connect.token-f", "--connect.token-file"},
 		{"piko completion ''", "bash zsh fish --help --version"},
 		{"piko server status upstream endpoints -o ''", "yaml json table"},
 		{"piko server status cluster no", "nodes node"},

@@ -244,6 +244,32 @@ func decodeStruct(path, key string, n *yamlNode, target any) error {
 	return cmp.Or(s.err(), err)
 }
 
+// decodeList is the value of a section that is a list: each item a T that passes
+// check, whose errors begin with the key. what is the word for an item.
+func decodeList[T any](path, key, what string, n *yamlNode, check func(*T) error) ([]T, error) {
+	if n.kind == yamlNull {
+		return nil, nil
+	}
+	if n.kind != yamlList {
+		return nil, &lineError{path, n.line, fmt.Errorf("%s: found %v where a list is expected; begin each %s with a dash", key, n.kind, what)}
+	}
+	var list []T
+	var errs []error
+	for i, item := range n.items {
+		var v T
+		name := fmt.Sprintf("%s[%d]", key, i)
+		if err := decodeStruct(path, name, item, &v); err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		if err := check(&v); err != nil {
+			errs = append(errs, &lineError{path, item.line, fmt.Errorf("%s.%w", name, err)})
+		}
+		list = append(list, v)
+	}
+	return list, errors.Join(errs...)
+}
+
 func durationMapper() kong.Option {
 	return kong.TypeMapper(reflect.TypeFor[time.Duration](), kong.MapperFunc(decodeDuration))
 }

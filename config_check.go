@@ -13,17 +13,17 @@ type configCmd struct {
 
 // configCheckCmd is `piko config check`.
 type configCheckCmd struct {
-	Kind string `arg:"" optional:"" enum:"server,agent,auto" default:"auto" help:"Whose file it is: server or agent. When not given, the sections in it tell."`
+	Kind string `arg:"" optional:"" enum:"server,agent,forward,auto" default:"auto" help:"Whose file it is: server, agent or forward. When not given, the sections in it tell."`
 
 	Path      string `name:"config.path" flagonly:"" required:"" placeholder:"FILE" help:"The file."`
-	ExpandEnv bool   `name:"config.expand-env" flagonly:"" help:"Replace environment variables in it, as server and agent do with this flag."`
+	ExpandEnv bool   `name:"config.expand-env" flagonly:"" help:"Replace environment variables in it, as the command does with this flag."`
 }
 
 // Help is the long help.
 func (configCheckCmd) Help() string {
 	return `
 Reads the file, the PIKO_ environment variables and the files that they name
-(certificates, keys) as server and agent do, and starts nothing. Every mistake is
+(certificates, keys) as the command does, and starts nothing. Every mistake is
 named with its line. The exit status is 0 when all is well, else 2.
 
 Examples:
@@ -37,7 +37,7 @@ func (c *configCheckCmd) Run(p *process) error {
 	if err != nil {
 		return &usageError{err: err}
 	}
-	args := map[string][]string{"server": {"server"}, "agent": {"agent", "start"}}[kind]
+	args := map[string][]string{"server": {"server"}, "agent": {"agent", "start"}, "forward": {"forward", "start"}}[kind]
 	args = append(args, "--"+configPathFlag+"="+c.Path)
 	if c.ExpandEnv {
 		args = append(args, "--"+configExpandFlag)
@@ -57,7 +57,7 @@ func (c *configCheckCmd) Run(p *process) error {
 	return err
 }
 
-// kind guesses from the sections that only one of the two has.
+// kind guesses from the sections that only one of them has.
 func (c *configCheckCmd) kind() (string, error) {
 	if c.Kind != "auto" {
 		return c.Kind, nil
@@ -70,9 +70,11 @@ func (c *configCheckCmd) kind() (string, error) {
 	if err != nil {
 		return "", err
 	}
-	for _, key := range []string{"listeners", "connect", "server"} {
-		if root.get(key) != nil {
-			return "agent", nil
+	for _, guess := range []struct{ key, kind string }{
+		{"ports", "forward"}, {"listeners", "agent"}, {"connect", "agent"}, {"server", "agent"},
+	} {
+		if root.get(guess.key) != nil {
+			return guess.kind, nil
 		}
 	}
 	return "server", nil

@@ -229,8 +229,11 @@ listeners:
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(cfg.Listeners) != 2 {
-		t.Fatalf("%d listeners, want 2", len(cfg.Listeners))
+	if len(cfg.Listeners) != 3 {
+		t.Fatalf("%d listeners, want 3", len(cfg.Listeners))
+	}
+	if l := cfg.Listeners[2]; l.Protocol != "tcp" || l.ProxyProtocol != "v2" || l.Timeout != 3*time.Second || !l.AccessLog.Disable {
+		t.Errorf("a TCP listener has not what the file says: %+v", l)
 	}
 	for i, name := range []string{"one", "two"} {
 		l := cfg.Listeners[i]
@@ -317,6 +320,7 @@ listeners:
     access_log: {level: warn, request_headers: {block_list: [cookie]}}
     http_client: {keep_alive_timeout: 1s, idle_conn_timeout: 2s, max_idle_conns: -1, disable_compression: true}
     tls: {root_cas: /x.pem}
+  - {endpoint_id: three, addr: 5432, protocol: tcp, timeout: 3s, proxy_protocol: v2, access_log: {disable: true}}
 grace_period: 3s
 `)
 	cfg, err := parseAgent(t, []string{"PIKO_CONNECT_TENANT_ID=t2"}, "start", "--config.path", file)
@@ -327,8 +331,11 @@ grace_period: 3s
 		!cfg.Connect.TLS.InsecureSkipVerify || cfg.Server.BindAddr != ":6000" || !cfg.Server.Enabled || cfg.GracePeriod != 3*time.Second {
 		t.Errorf("got %+v", cfg)
 	}
-	if len(cfg.Listeners) != 2 {
-		t.Fatalf("%d listeners, want 2", len(cfg.Listeners))
+	if len(cfg.Listeners) != 3 {
+		t.Fatalf("%d listeners, want 3", len(cfg.Listeners))
+	}
+	if l := cfg.Listeners[2]; l.Protocol != "tcp" || l.ProxyProtocol != "v2" || l.Timeout != 3*time.Second || !l.AccessLog.Disable {
+		t.Errorf("a TCP listener has not what the file says: %+v", l)
 	}
 	if l := cfg.Listeners[0]; l.Timeout != 10*time.Second || l.Protocol != "http" || l.HTTPClient.IdleConnTimeout != 90*time.Second || l.AccessLog.Level != "info" {
 		t.Errorf("a listener has not the defaults: %+v", l)
@@ -349,7 +356,9 @@ func TestMistakesInListeners(t *testing.T) {
 		{"no endpoint", "listeners:\n  - addr: 3000\n", []string{":2: listeners[0].endpoint_id: missing"}},
 		{"bad endpoint", "listeners:\n  - endpoint_id: a/b\n    addr: 3000\n", []string{":2: listeners[0].endpoint_id: ", "a/b", "letters"}},
 		{"no address", "listeners:\n  - endpoint_id: e\n", []string{":2: listeners[0].addr: missing"}},
-		{"tcp", "listeners:\n  - {endpoint_id: a, addr: 1}\n  - {endpoint_id: e, addr: 1, protocol: tcp}\n", []string{":3: listeners[1].protocol: ", "not supported yet"}},
+		{"tcp with TLS", "listeners:\n  - {endpoint_id: a, addr: 1}\n  - {endpoint_id: e, addr: 1, protocol: tcp, tls: {root_cas: x}}\n", []string{":3: listeners[1].tls: ", "not for protocol: tcp"}},
+		{"http with the PROXY protocol", "listeners:\n  - {endpoint_id: e, addr: 1, proxy_protocol: v1}\n", []string{":2: listeners[0].proxy_protocol: ", "for protocol: tcp only"}},
+		{"unknown PROXY protocol", "listeners:\n  - {endpoint_id: e, addr: 1, protocol: tcp, proxy_protocol: v3}\n", []string{":2: listeners[0].proxy_protocol: ", "v1"}},
 		{"protocol that is none", "listeners:\n  - {endpoint_id: e, addr: 1, protocol: udp}\n", []string{":2: listeners[0].protocol: ", "http, tcp"}},
 		{"both lists", "listeners:\n  - {endpoint_id: e, addr: 1, access_log: {request_headers: {allow_list: [a], block_list: [b]}}}\n", []string{":2: listeners[0].access_log.request_headers: "}},
 		{"no list", "listeners: {endpoint_id: e}\n", []string{":1: listeners: ", "dash"}},
@@ -373,6 +382,7 @@ func TestMistakesInListeners(t *testing.T) {
 func TestConfigCheck(t *testing.T) {
 	good := writeFile(t, "server.yaml", "proxy: {timeout: 5s}\n")
 	goodAgent := writeFile(t, "agent.yaml", "listeners: [{endpoint_id: e, addr: 3000}]\n")
+	goodForward := writeFile(t, "forward.yaml", "connect: {timeout: 5s}\nports: [{endpoint_id: e, addr: 3000}]\n")
 	for _, tt := range []struct {
 		name   string
 		args   []string
@@ -382,6 +392,11 @@ func TestConfigCheck(t *testing.T) {
 		{"server", []string{"server", "--config.path", good}, exitOK, "ok, as the configuration of piko server"},
 		{"server by its sections", []string{"--config.path", good}, exitOK, "piko server"},
 		{"agent by its sections", []string{"--config.path", goodAgent}, exitOK, "piko agent"},
+		{"forward by its sections", []string{"--config.path", goodForward}, exitOK, "piko forward"},
+		{"forward", []string{"forward", "--config.path", goodForward}, exitOK, "piko forward"},
+		{"forward's file for an agent", []string{"agent", "--config.path", goodForward}, exitUsage, "unknown key ports"},
+		{"forward without ports", []string{"forward", "--config.path", writeFile(t, "x.yaml", "")}, exitUsage, "no ports"},
+		{"port that is none", []string{"--config.path", writeFile(t, "x.yaml", "ports: [{endpoint_id: e, addr: 'a b'}]\n")}, exitUsage, "a b"},
 		{"agent's file for a server", []string{"server", "--config.path", goodAgent}, exitUsage, "unknown key listeners"},
 		{"server's file for an agent", []string{"agent", "--config.path", good}, exitUsage, "unknown key proxy"},
 		{"values that do not go together", []string{"--config.path", writeFile(t, "x.yaml", "shutdown_delay: 2m\n")}, exitUsage, "--shutdown-delay"},

@@ -39,6 +39,7 @@ type cli struct {
 
 	Server     serverCmd     `cmd:"" help:"Run a server node, or ask a running one for its status."`
 	Agent      agentCmd      `cmd:"" help:"Make local services reachable through a server."`
+	Forward    forwardCmd    `cmd:"" help:"Give TCP endpoints local ports."`
 	Demo       demoCmd       `cmd:"" help:"Show the whole thing in this process: a cluster, agents and a service, requests through them, and restarts under load."`
 	Bench      benchCmd      `cmd:"" help:"Measure a server."`
 	Config     configCmd     `cmd:"" help:"Work with configuration files."`
@@ -53,6 +54,11 @@ requests to the server, naming the endpoint in a header or in the host name.
   piko server                                          # ports 8000 to 8003
   piko agent http my-endpoint 3000                     # service on localhost:3000
   curl -H 'x-piko-endpoint: my-endpoint' http://localhost:8000/
+
+and for anything that speaks TCP:
+
+  piko agent tcp my-database 5432
+  piko forward tcp 15432 my-database                   # psql -h localhost -p 15432
 
 Every flag may also be given as an environment variable (--proxy.timeout is
 PIKO_PROXY_TIMEOUT), and most in a YAML file (--config.path). A flag wins over

@@ -102,8 +102,12 @@ func settingsOf(command *kong.Context) map[string]any {
 	for _, flag := range command.Flags() {
 		settings[flag.Name] = flag.Target.Interface()
 	}
-	if _, ok := command.Selected().Target.Addr().Interface().(*agentStartCmd); ok {
-		settings["listeners"] = command.Model.Target.Addr().Interface().(*cli).Agent.Listeners
+	root := command.Model.Target.Addr().Interface().(*cli)
+	switch command.Selected().Target.Addr().Interface().(type) {
+	case *agentStartCmd:
+		settings["listeners"] = root.Agent.Listeners
+	case *forwardStartCmd:
+		settings["ports"] = root.Forward.Ports
 	}
 	return settings
 }

@@ -1,0 +1,131 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"time"
+
+	"piko/client"
+	"piko/forward"
+	"piko/tunnel"
+)
+
+// forwardConfig is what `piko forward` can be told, by flags or file.
+type forwardConfig struct {
+	Connect forwardConnectConfig `embed:"" prefix:"connect." group:"Server to connect to"`
+	Log     logConfig            `embed:"" prefix:"log." group:"Log"`
+	Config  configFlags          `embed:"" prefix:"config."`
+
+	GracePeriod time.Duration `default:"1m" group:"Shutdown" help:"How long a shutdown may take: connections that have not ended by then are reset, and counted in the log."`
+
+	// Ports are in the file only.
+	Ports []portConfig `kong:"-"`
+}
+
+// forwardConnectConfig is the connect.* section.
+type forwardConnectConfig struct {
+	URL       serverURL       `name:"url" default:"http://localhost:8000" help:"URL of the server's proxy port, or of a load balancer in front of it: http, https, ws or wss. A path is kept as a prefix."`
+	Token     string          `placeholder:"JWT" help:"Token that allows to connect to the endpoint. Prefer the environment variable: other users of the machine see command lines."`
+	TokenFile string          `placeholder:"FILE" help:"File with the token, read again for each connection, so that a new token needs no restart."`
+	TenantID  string          `name:"tenant-id" placeholder:"ID" help:"Tenant that the token belongs to."`
+	Timeout   time.Duration   `default:"30s" help:"How long connecting to the endpoint may take, all attempts together. Then the local connection is reset."`
+	ProxyURL  forwardProxyURL `name:"proxy-url" help:"Proxy to connect through: http, https or socks5. When not given, HTTPS_PROXY, HTTP_PROXY and NO_PROXY of the environment hold."`
+	TLS       clientTLSConfig `embed:"" prefix:"tls."`
+}
+
+// portConfig is one entry of the file's ports.
+type portConfig struct {
+	Addr       string
+	EndpointID string `name:"endpoint-id"`
+}
+
+func (c *forwardConfig) sections() []string { return []string{"ports"} }
+
+// decodeSection implements fileSections.
+func (c *forwardConfig) decodeSection(path, key string, n *yamlNode) (err error) {
+	c.Ports, err = decodeList(path, key, "port", n, (*portConfig).check)
+	return err
+}
+
+// check finds what no single value shows; errors begin with the key.
+func (c *portConfig) check() error {
+	if _, err := tunnel.ParseEndpoint(c.EndpointID); err != nil {
+		return fmt.Errorf("endpoint_id: %w", endpointError(c.EndpointID, err))
+	}
+	if c.Addr == "" {
+		return errors.New("addr: missing; give the port to listen on, or host:port")
+	}
+	return nil
+}
+
+// build checks the configuration, and loads the files that it names.
+func (c *forwardConfig) build() (forward.Config, *client.Client, error) {
+	tlsConfig, err := c.Connect.TLS.load("--connect.tls.")
+	if err != nil {
+		return forward.Config{}, nil, err
+	}
+	cfg := forward.Config{ConnectTimeout: c.Connect.Timeout, GracePeriod: zeroIsOff(c.GracePeriod)}
+	for _, p := range c.Ports {
+		cfg.Ports = append(cfg.Ports, forward.Port{Addr: p.Addr, Endpoint: p.EndpointID})
+	}
+	dialer, err := c.Connect.client(tlsConfig)
+	if err != nil {
+		return cfg, nil, &usageError{err: err}
+	}
+	// The package knows best what an address to listen on may look like.
+	if _, err := forward.New(cfg, dialer, nil); err != nil {
+		return cfg, nil, &usageError{err: err}
+	}
+	return cfg, dialer, nil
+}
+
+// client is what makes the connections.
+func (c *forwardConnectConfig) client(tlsConfig *tls.Config) (*client.Client, error) {
+	if c.Timeout == 0 {
+		return nil, errors.New("--connect.timeout: 0s leaves no time to connect; use a second or more")
+	}
+	out := &client.Client{URL: string(c.URL), ProxyURL: string(c.ProxyURL), TenantID: c.TenantID, TLS: tlsConfig}
+	switch {
+	case c.Token != "" && c.TokenFile != "":
+		return nil, errors.New("--connect.token and --connect.token-file: give one of them")
+	case c.Token != "":
+		out.Token = func(context.Context) (string, error) { return c.Token, nil }
+	case c.TokenFile != "":
+		if _, err := readToken(c.TokenFile); err != nil {
+			return nil, fmt.Errorf("--connect.token-file: %w", err)
+		}
+		out.Token = func(context.Context) (string, error) { return readToken(c.TokenFile) }
+	}
+	return out, nil
+}
+
+// maxToken is more than any token has, in bytes: headers have a limit too.
+const maxToken = 64 << 10
+
+// readToken reads a file that holds a token and nothing else.
+func readToken(path string) (string, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	text, err := io.ReadAll(io.LimitReader(f, maxToken+1))
+	if err != nil {
+		return "", err
+	}
+	token := strings.TrimSpace(string(text))
+	switch {
+	case len(text) > maxToken:
+		return "", fmt.Errorf("%s is larger than 64 KiB, which no token is", path)
+	case token == "":
+		return "", fmt.Errorf("%s is empty; write the token into it", path)
+	case strings.ContainsAny(token, " \t\r\n"):
+		return "", fmt.Errorf("%s holds more than a token; write the token into it and nothing else", path)
+	}
+	return token, nil
+}

@@ -98,6 +98,7 @@ type exchange struct {
 	reading  bool          // the response is not in yet
 	unfit    bool          // the connection cannot carry another exchange
 	hurried  bool          // the connection has a write deadline
+	taken    bool          // by Upgrade, which ends it
 	sent     chan struct{} // closed when sending ends; made by the one who waits for it
 }
 
@@ -209,7 +210,7 @@ func (x *exchange) Abort(cause error) {
 	if x.cause == nil {
 		x.cause = cause
 	}
-	if x.aborted || !x.reading && !x.sending {
+	if x.aborted || x.taken || !x.reading && !x.sending {
 		return // the connection is no longer ours
 	}
 	x.aborted = true

@@ -52,6 +52,7 @@ func Splice(ctx context.Context, a, b net.Conn) (aToB, bToA int64, err error) {
 type splice struct {
 	// Static after construction.
 	forth, back direction // from a to b, from b to a
+	farewell    *farewell // nil if there is nothing to be said at the end
 
 	over atomic.Bool // both were closed or reset: failures mean nothing any more
 
@@ -70,6 +71,7 @@ type direction struct {
 
 	n       int64 // bytes written
 	refused bool  // dst takes no more
+	ended   bool  // src has ended in order, and dst knows
 }
 
 func newSplice(a, b io.ReadWriteCloser) *splice {
@@ -81,18 +83,50 @@ func newSplice(a, b io.ReadWriteCloser) *splice {
 
 // run copies until both directions are over, and closes both connections.
 func (s *splice) run(ctx context.Context) error {
-	stop := afterContext(ctx, func() {
-		s.note(context.Cause(ctx))
-		s.reset()
-	})
+	stop := afterContext(ctx, func() { s.end(context.Cause(ctx)) })
 	var wg sync.WaitGroup
 	wg.Go(s.forth.copy)
 	s.back.copy()
 	wg.Wait()
 	s.linger()
 	stop()
+	if s.farewell.isLeaving() {
+		s.finish()
+	}
 	s.close()
 	return s.err
+}
+
+// end ends both connections, with a farewell if there is one and the cause is not that one of them is gone.
+func (s *splice) end(cause error) {
+	s.note(cause)
+	if s.farewell == nil || !errors.Is(cause, ErrGoingAway) {
+		s.reset()
+		return
+	}
+	by := time.Now().Add(goodbye)
+	if setDeadline(s.forth.src, by) != nil || setDeadline(s.forth.dst, by) != nil {
+		s.reset() // it could take for ever
+		return
+	}
+	s.farewell.say()
+}
+
+// finish closes in order what a farewell was said to.
+func (s *splice) finish() {
+	if s.over.Swap(true) {
+		return
+	}
+	s.forth.finish(&s.farewell.in)
+	s.back.finish(&s.farewell.out)
+}
+
+func (d *direction) finish(to *speaker) {
+	if d.ended || to.ended() {
+		closeConn(d.dst)
+	} else {
+		resetConn(d.dst)
+	}
 }
 
 // afterContext calls f when ctx ends. stop returns when f will not be called, or has returned.
@@ -113,8 +147,10 @@ func afterContext(ctx context.Context, f func()) (stop func()) {
 func (d *direction) copy() {
 	readErr, writeErr := d.pump()
 	switch {
-	case readErr == nil && writeErr == nil:
+	case readErr == nil && (writeErr == nil || writeErr == errAnswered):
 		d.passEnd()
+	case d.s.farewell.isLeaving():
+		// The other direction ends by itself, or by the deadline.
 	case readErr != nil:
 		d.s.fail(d.src, "read", readErr)
 		d.s.reset()
@@ -146,6 +182,8 @@ func (d *direction) passEnd() {
 	err := closeWrite(d.dst)
 	switch {
 	case err == nil:
+		d.ended = true
+	case d.s.farewell.isLeaving():
 	case errors.Is(err, errors.ErrUnsupported):
 		d.s.close()
 	default:
@@ -224,6 +262,13 @@ func resetConn(c io.Closer) {
 		_ = l.SetLinger(0)
 	}
 	_ = c.Close()
+}
+
+func setDeadline(c any, t time.Time) error {
+	if d, ok := c.(interface{ SetDeadline(time.Time) error }); ok {
+		return d.SetDeadline(t)
+	}
+	return errors.ErrUnsupported
 }
 
 func setReadDeadline(c any, t time.Time) error {

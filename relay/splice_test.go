@@ -230,4 +230,3 @@ func TestSpliceBulk(t *testing.T) {
 		}
 	})
 }
-

@@ -1,6 +1,7 @@
 package relay
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -10,9 +11,6 @@ import (
 	"sync"
 	"time"
 )
-
-// goodbye bounds what closing a TLS connection may take to say so.
-const goodbye = time.Second
 
 // switchProtocols makes the connection the response's body, if the request asked for that.
 func (x *exchange) switchProtocols() error {
@@ -85,12 +83,16 @@ func (u *upgraded) Abort() { u.x.c.abort() }
 // Upgrade answers a 101 response: it takes the client's connection over, writes the response's head, with what
 // w.Header() has set, and copies both ways until both directions have ended, one has failed, or the request's context
 // ends. An end of one direction is passed on as a half-close where the connection has that; otherwise it ends both.
-// Nothing is cut for being idle. in counts the bytes from the client, out those to it. It closes res.Body.
+// A failure of one side, and the end of the context, resets the other. Nothing is cut for being idle. in counts the
+// bytes from the client, out those to it. It closes res.Body.
+//
+// If the context's cause is ErrGoingAway, a WebSocket is told so before: in each direction that is between two frames,
+// or will be within a second, with a close frame of status 1001. A second is also what both sides get to answer.
 //
 // The error is nil if both directions ended in order; *ClientError if the client's side failed.
 func Upgrade(w http.ResponseWriter, req *http.Request, res *http.Response) (in, out int64, err error) {
 	defer res.Body.Close()
-	service, ok := res.Body.(io.ReadWriteCloser)
+	service, said, ok := takeOver(res.Body)
 	if !ok {
 		return 0, 0, malformed("status 101 without a connection")
 	}
@@ -103,16 +105,53 @@ func Upgrade(w http.ResponseWriter, req *http.Request, res *http.Response) (in, 
 	if n := brw.Reader.Buffered(); n > 0 {
 		s.forth.early, _ = brw.Reader.Peek(n)
 	}
+	s.back.early = said
+	newFarewell(res, s)
 	head, err := switchingHead(w.Header(), res)
 	if err != nil {
 		return 0, 0, err
 	}
-	defer context.AfterFunc(req.Context(), s.reset)()
-	if _, err := client.Write(head); err != nil {
-		return 0, 0, &ClientError{Op: "write response", Err: err}
+	if err := s.writeHead(req.Context(), client, head); err != nil {
+		return 0, 0, err
 	}
 	err = s.run(req.Context())
 	return s.forth.n, s.back.n, upgradeError(err, client)
+}
+
+// takeOver returns the connection that a response's body is, with what was read from it already.
+func takeOver(body io.ReadCloser) (service io.ReadWriteCloser, said []byte, ok bool) {
+	if u, ok := body.(*upgraded); ok {
+		return u.x.c.nc, u.handOver(), true
+	}
+	service, ok = body.(io.ReadWriteCloser)
+	return service, nil, ok
+}
+
+// handOver returns what was read of the new protocol. The connection is the caller's from now on: it does not end with
+// the request's context any more.
+func (u *upgraded) handOver() (said []byte) {
+	u.x.unwatch()
+	u.x.mu.Lock()
+	u.x.taken = true
+	u.x.mu.Unlock()
+	c := u.x.c
+	if c.buf != nil {
+		said = bytes.Clone(c.buf[c.r:c.w])
+		c.drop()
+	}
+	return said
+}
+
+// writeHead writes the head of the response.
+func (s *splice) writeHead(ctx context.Context, client net.Conn, head []byte) error {
+	defer afterContext(ctx, func() {
+		s.note(context.Cause(ctx))
+		s.reset()
+	})()
+	if _, err := client.Write(head); err != nil {
+		return &ClientError{Op: "write response", Err: err}
+	}
+	return nil
 }
 
 // upgradeError says if it was the client who failed.

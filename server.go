@@ -187,16 +187,11 @@ func (s *server) proxyOptions(log *slog.Logger, registry prometheus.Registerer) 
 
 // open opens the ports, all or none.
 func (s *server) open(log *slog.Logger, status *admin.Server) error {
-	clients := newHTTPServer(s.gate, subsystem(log, "proxy"))
-	clients.DisableGeneralOptionsHandler = true // OPTIONS * is the service's
-	clients.ReadHeaderTimeout = s.cfg.Proxy.HTTP.ReadHeaderTimeout
-	clients.IdleTimeout = s.cfg.Proxy.HTTP.IdleTimeout
-	clients.MaxHeaderBytes = int(s.cfg.Proxy.HTTP.MaxHeaderBytes)
 	agents := newHTTPServer(s.upstreams.Handler(), subsystem(log, "upstream"))
 	agents.ReadTimeout = readHeaderTimeout // a handshake has no body; what is refused must not linger
 
 	var err error
-	if s.proxy, err = openPort("--proxy.bind-addr", s.cfg.Proxy.BindAddr, clients); err != nil {
+	if err = s.openProxy(log); err != nil {
 		return err
 	}
 	if s.upstream, err = openPort("--upstream.bind-addr", s.cfg.Upstream.BindAddr, agents); err != nil {

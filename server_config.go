@@ -37,6 +37,7 @@ type proxyConfig struct {
 	Timeout        time.Duration   `default:"30s" help:"How long a service may take from the last byte of a request to the first of its response; then the client gets 504. Never ends a response that has begun, an upgraded connection or gRPC. 0s is no limit."`
 	AccessLog      accessLogConfig `embed:"" prefix:"access-log." group:"Access log"`
 	HTTP           proxyHTTPConfig `embed:"" prefix:"http."`
+	TLS            serverTLSConfig `embed:"" prefix:"tls."`
 }
 
 // proxyHTTPConfig is the proxy.http.* section.
@@ -121,7 +122,7 @@ func (c *serverConfig) check() error {
 	if c.ShutdownDelay > 0 && c.ShutdownDelay >= c.GracePeriod {
 		errs = append(errs, fmt.Errorf("--shutdown-delay: %v leaves nothing of the grace period of %v; use less, or a longer --grace-period", c.ShutdownDelay, c.GracePeriod))
 	}
-	errs = append(errs, c.Cluster.check(), c.Upstream.Rebalance.check(), c.Proxy.AccessLog.check("--proxy.access-log.", "-"))
+	errs = append(errs, c.Proxy.TLS.check("--proxy.tls."), c.Cluster.check(), c.Upstream.Rebalance.check(), c.Proxy.AccessLog.check("--proxy.access-log.", "-"))
 	if err := errors.Join(errs...); err != nil {
 		return &usageError{err: err}
 	}

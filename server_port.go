@@ -17,6 +17,7 @@ type port struct {
 	// Static after construction.
 	flag string
 	ln   net.Listener
+	tls  net.Listener // over ln; nil if the port speaks no TLS
 	srv  *http.Server
 
 	conns   tally       // that the HTTP server has: not those that were hijacked
@@ -46,7 +47,11 @@ func (p *port) connState(_ net.Conn, state http.ConnState) {
 // from.
 func (p *port) serve(base context.Context) error {
 	p.srv.BaseContext = func(net.Listener) context.Context { return base }
-	if err := p.srv.Serve(p.ln); !p.closing.Load() && !errors.Is(err, http.ErrServerClosed) {
+	ln := p.ln
+	if p.tls != nil {
+		ln = p.tls
+	}
+	if err := p.srv.Serve(ln); !p.closing.Load() && !errors.Is(err, http.ErrServerClosed) {
 		return fmt.Errorf("serve on %s (%s): %w", p.ln.Addr(), p.flag, shortNetError(err))
 	}
 	return nil

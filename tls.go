@@ -47,6 +47,42 @@ func (c clientTLSConfig) load(section string) (*tls.Config, error) {
 	return cfg, nil
 }
 
+// serverTLSConfig is the tls section of a port.
+type serverTLSConfig struct {
+	Enabled bool   `help:"Speak TLS on this port; cert and key say so by themselves."`
+	Cert    string `type:"filepath" placeholder:"FILE" help:"PEM certificate to show to clients, with those of intermediate authorities behind it. TLS is on when it is given."`
+	Key     string `type:"filepath" placeholder:"FILE" help:"PEM private key of the certificate."`
+}
+
+// check says which option is missing. section is as for load.
+func (c serverTLSConfig) check(section string) error {
+	switch {
+	case c.Cert == "" && c.Key != "":
+		return fmt.Errorf("%scert: missing; %skey needs it", section, section)
+	case c.Cert != "" && c.Key == "":
+		return fmt.Errorf("%skey: missing; %scert needs it", section, section)
+	case c.Cert == "" && c.Enabled:
+		return fmt.Errorf("%scert and %skey: missing; %senabled needs them", section, section, section)
+	}
+	return nil
+}
+
+// load reads the files. It returns nil when the port speaks no TLS. section is
+// what errors put before the names of the options, such as "--proxy.tls.".
+func (c serverTLSConfig) load(section string) (*tls.Config, error) {
+	if err := c.check(section); err != nil {
+		return nil, &usageError{err: err}
+	}
+	if c.Cert == "" {
+		return nil, nil
+	}
+	cert, err := loadKeyPair(c.Cert, c.Key)
+	if err != nil {
+		return nil, &usageError{err: fmt.Errorf("%scert and key: %w", section, err)}
+	}
+	return &tls.Config{MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{cert}, NextProtos: []string{"h2", "http/1.1"}}, nil
+}
+
 // loadKeyPair reads a certificate and its key and says which of them is wrong.
 func loadKeyPair(certFile, keyFile string) (tls.Certificate, error) {
 	certPEM, err := os.ReadFile(certFile)

@@ -41,12 +41,15 @@ func newConn(p *Pool, nc net.Conn) *conn {
 	return c
 }
 
-// underneath is the transport below TLS.
+// underneath is the transport below TLS, and below whatever else shows it.
 func underneath(nc net.Conn) net.Conn {
-	if t, ok := nc.(interface{ NetConn() net.Conn }); ok {
-		return t.NetConn()
+	for {
+		above, ok := nc.(interface{ NetConn() net.Conn })
+		if !ok {
+			return nc
+		}
+		nc = above.NetConn()
 	}
-	return nc
 }
 
 // fit reports whether an idle connection can carry another request: it is young enough, still open, and nothing came

@@ -1,0 +1,97 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"log/slog"
+	"net"
+	"net/http"
+	"time"
+
+	"piko/fault"
+	"piko/peer"
+)
+
+// Settings of HTTP/2 on the proxy port. The windows bound what one connection
+// may have us hold for services that do not read. net/http's own default is one
+// window for all streams and each: there, a single upload that nobody reads
+// stops all others of the connection.
+const (
+	h2Streams      = 250       // at once on a connection
+	h2ConnWindow   = 16 << 20  // of all uploads of a connection
+	h2StreamWindow = 512 << 10 // of one upload; 10 MB/s at 50 ms, as in a tunnel
+	h2FrameSize    = 64 << 10  // which a connection keeps as a buffer
+
+	// h2PingAfter and h2PingTimeout find clients that are gone without a word.
+	// The latter is long, since the answer to a ping waits behind all that the
+	// network still has for a client on a slow line.
+	h2PingAfter   = 30 * time.Second
+	h2PingTimeout = 60 * time.Second
+)
+
+// openProxy opens the proxy port: HTTP/1.1, HTTP/2 and, where the port speaks
+// TLS, both of them by ALPN.
+func (s *server) openProxy(log *slog.Logger) error {
+	cfg := &s.cfg.Proxy
+	tlsConfig, err := cfg.TLS.load("--proxy.tls.")
+	if err != nil {
+		return err
+	}
+	srv := newHTTPServer(s.gate, subsystem(log, "proxy"))
+	srv.DisableGeneralOptionsHandler = true // OPTIONS * is the service's
+	srv.ReadHeaderTimeout = cfg.HTTP.ReadHeaderTimeout
+	srv.IdleTimeout = cfg.HTTP.IdleTimeout
+	srv.MaxHeaderBytes = int(cfg.HTTP.MaxHeaderBytes)
+	serveHTTP2(srv, cfg.HTTP.WriteTimeout)
+	if s.proxy, err = openPort("--proxy.bind-addr", cfg.BindAddr, srv); err != nil || tlsConfig == nil {
+		return err
+	}
+	srv.Handler = plainPeers(srv.Handler)
+	srv.ConnContext = markPlain
+	s.proxy.tls = newTLSListener(s.proxy.ln, tlsConfig, cfg.HTTP.ReadHeaderTimeout, &s.proxy.conns)
+	return nil
+}
+
+// serveHTTP2 makes a server speak HTTP/2 beside HTTP/1.1, over TLS and, with
+// prior knowledge, without. stalled is how long a connection may take no byte
+// while some wait for it; 0 is for ever.
+func serveHTTP2(srv *http.Server, stalled time.Duration) {
+	srv.Protocols = new(http.Protocols)
+	srv.Protocols.SetHTTP1(true)
+	srv.Protocols.SetHTTP2(true)
+	srv.Protocols.SetUnencryptedHTTP2(true)
+	srv.HTTP2 = &http.HTTP2Config{
+		MaxConcurrentStreams:          h2Streams,
+		MaxReceiveBufferPerConnection: h2ConnWindow,
+		MaxReceiveBufferPerStream:     h2StreamWindow,
+		MaxReadFrameSize:              h2FrameSize,
+		SendPingTimeout:               h2PingAfter,
+		PingTimeout:                   h2PingTimeout,
+		WriteByteTimeout:              stalled,
+	}
+}
+
+// plainKey marks the context of connections without TLS to a port with TLS.
+type plainKey struct{}
+
+func markPlain(ctx context.Context, nc net.Conn) context.Context {
+	if _, ok := nc.(*tls.Conn); ok {
+		return ctx
+	}
+	return context.WithValue(ctx, plainKey{}, true)
+}
+
+// errPlain is what clients are told that speak no TLS to a port with TLS.
+var errPlain = &fault.Error{Code: fault.MalformedRequest, Detail: "this port speaks TLS"}
+
+// plainPeers lets only other nodes in without TLS: their connections are
+// encrypted in a way of their own.
+func plainPeers(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Context().Value(plainKey{}) != nil && (r.URL.Path != peer.Path || r.ProtoMajor != 1) {
+			fault.Write(w, r, errPlain)
+			return
+		}
+		next.ServeHTTP(w, r)
+	})
+}

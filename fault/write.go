@@ -44,7 +44,7 @@ func Write(w http.ResponseWriter, r *http.Request, err error) (status int) {
 		h.Set("Connection", "close")
 	}
 	text := cut(e.Text())
-	if r != nil && isGRPC(r.Header) {
+	if r != nil && IsGRPC(r.Header) {
 		return writeGRPC(w, code, text)
 	}
 	return writeJSON(w, code, text)
@@ -96,8 +96,22 @@ func (e *Error) retryAfter() (after time.Duration, ok bool) {
 	return 0, false
 }
 
-// isGRPC excludes application/grpc-web, whose clients read HTTP statuses.
-func isGRPC(h http.Header) bool {
+// EndGRPC gives a gRPC response that has begun, and whose service will not end
+// it, the trailers that say so. The handler must return then: the client would
+// otherwise see a bare reset, or no status at all.
+func EndGRPC(w http.ResponseWriter, err error) {
+	e := From(err)
+	if e == nil {
+		e = New(Internal, nil)
+	}
+	h := w.Header()
+	h[http.TrailerPrefix+"Grpc-Status"] = []string{strconv.Itoa(e.Code.kind().grpc)}
+	h[http.TrailerPrefix+"Grpc-Message"] = []string{percentEncode(cut(e.Text()))}
+}
+
+// IsGRPC reports whether a header is that of a gRPC request. It excludes
+// application/grpc-web, whose clients read HTTP statuses.
+func IsGRPC(h http.Header) bool {
 	const name = "application/grpc"
 	ct := h.Get("Content-Type")
 	if len(ct) < len(name) || !strings.EqualFold(ct[:len(name)], name) {

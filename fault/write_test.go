@@ -85,7 +85,7 @@ func TestIsGRPC(t *testing.T) {
 		"Application/GRPC": true, "application/grpc-web": false, "application/grpc-web+proto": false,
 		"application/json": false, "": false, "application/grp": false, "application/grpcx": false,
 	} {
-		if got := isGRPC(http.Header{"Content-Type": {contentType}}); got != want {
+		if got := IsGRPC(http.Header{"Content-Type": {contentType}}); got != want {
 			t.Errorf("%q: got %v", contentType, got)
 		}
 	}

@@ -44,7 +44,10 @@ func (a *attemptState) regained() bool {
 func (x *exchange) attempts() (*http.Response, error) {
 	var last error
 	for n := 0; ; n++ {
-		target := x.pick()
+		target := x.first
+		if x.first = (router.Target{}); !target.OK() {
+			target = x.pick()
+		}
 		if !target.OK() {
 			var err error
 			if target, err = x.await(last); err != nil {
@@ -91,7 +94,11 @@ func (x *exchange) pick() router.Target {
 func (x *exchange) request(target router.Target) (out *http.Request, ok bool) {
 	out = x.r.WithContext(&x.call)
 	out.URL, out.Header, out.Close = &x.url, x.headerFor(target), false
-	return out, x.body.Attach(out)
+	ok = x.body.Attach(out)
+	if len(x.r.Trailer) > 0 && out.ContentLength > 0 {
+		out.ContentLength = -1 // HTTP/2 has both length and trailers, HTTP/1.1 one of them
+	}
+	return out, ok
 }
 
 // send sends the request to one target. If it answers the target stays in x, to be ended with the response.
@@ -187,7 +194,7 @@ func isClientError(err error) bool {
 
 // clientsFault reports whether an exchange failed for a reason that lies with the client.
 func (x *exchange) clientsFault(err error) bool {
-	return isClientError(err) || x.r.Context().Err() != nil
+	return isClientError(err) || x.r.Context().Err() != nil || x.call.expired()
 }
 
 // targetsFault reports whether an attempt failed for a reason that lies with the target, and not with the client or

@@ -31,7 +31,8 @@ type call struct {
 	aborter  relay.Aborter
 	senders  int // attempts whose request is not out yet
 	alarm    *alarm
-	answered bool // the final response has come, or nobody waits for it
+	deadline *alarm // of the whole call; nil is none
+	answered bool   // the final response has come, or nobody waits for it
 }
 
 // begin makes the call follow the client's context. end must be called.
@@ -48,9 +49,19 @@ func (c *call) end() {
 	c.unhook()
 	c.mu.Lock()
 	c.aborter = nil // what is over may still be sending its last bytes
+	if c.deadline != nil {
+		c.deadline.clear()
+	}
 	c.mu.Unlock()
 	c.cancel(context.Canceled)
 	c.answer()
+}
+
+// expireAfter gives the whole call, response included, so much time.
+func (c *call) expireAfter(d time.Duration) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.deadline = setAlarm(c, d, errDeadline)
 }
 
 func (c *call) clientGone() { c.cancel(context.Cause(c.Context)) }
@@ -99,7 +110,14 @@ func (c *call) Err() error {
 func (c *call) timedOut() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.cause == errNoResponse
+	return c.cause == errNoResponse || c.cause == errDeadline
+}
+
+// expired reports whether the call took longer than its client allows.
+func (c *call) expired() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.cause == errDeadline
 }
 
 // Watch implements relay.Watcher.
@@ -135,7 +153,7 @@ func (c *call) WroteRequest(error) {
 	defer c.mu.Unlock()
 	c.senders--
 	if c.senders == 0 && c.limit >= 0 && c.alarm == nil && !c.answered {
-		c.alarm = setAlarm(c, c.limit)
+		c.alarm = setAlarm(c, c.limit, errNoResponse)
 	}
 }
 
@@ -183,32 +201,33 @@ type alarm struct {
 	timer *time.Timer
 
 	// Guarded by mu.
-	mu sync.Mutex
-	c  *call
+	mu    sync.Mutex
+	c     *call
+	cause error
 }
 
 var alarms sync.Pool
 
-func setAlarm(c *call, d time.Duration) *alarm {
+func setAlarm(c *call, d time.Duration, cause error) *alarm {
 	if a, ok := alarms.Get().(*alarm); ok {
 		a.mu.Lock()
-		a.c = c
+		a.c, a.cause = c, cause
 		a.mu.Unlock()
 		a.timer.Reset(d)
 		return a
 	}
-	a := &alarm{c: c}
+	a := &alarm{c: c, cause: cause}
 	a.timer = time.AfterFunc(d, a.ring)
 	return a
 }
 
 func (a *alarm) ring() {
 	a.mu.Lock()
-	c := a.c
+	c, cause := a.c, a.cause
 	a.c = nil
 	a.mu.Unlock()
 	if c != nil {
-		c.cancel(errNoResponse)
+		c.cancel(cause)
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"net/http"
 	"net/netip"
+	"strconv"
 	"strings"
 
 	"piko/fault"
@@ -19,10 +20,12 @@ const reserved = "/_piko"
 
 // Reasons of malformed-request, for logs.
 var (
-	errMethod    = errors.New("method is too long")
+	errMethod    = errors.New("method is no token, or too long")
 	errTarget    = errors.New("request target is neither a path nor an http URL")
 	errFragment  = errors.New("request target has a fragment")
 	errHost      = errors.New("malformed or empty host")
+	errAuthority = errors.New("host is not what :authority says")
+	errLength    = errors.New("content-length is not the body's")
 	errTwoValues = errors.New("more than one x-piko-endpoint")
 )
 
@@ -35,8 +38,13 @@ func checkRequest(r *http.Request) (target, upgrade string, err error) {
 	if r.Method == http.MethodConnect {
 		return "", "", fault.New(fault.MethodNotAllowed, nil)
 	}
-	if len(r.Method) > maxMethod {
+	if !validMethod(r.Method) {
 		return "", "", malformed(errMethod)
+	}
+	if r.ProtoMajor >= 2 {
+		if err := checkPseudo(r); err != nil {
+			return "", "", malformed(err)
+		}
 	}
 	if target, err = originForm(r); err != nil {
 		return "", "", err
@@ -53,6 +61,34 @@ func checkRequest(r *http.Request) (target, upgrade string, err error) {
 		return "", "", fault.New(fault.ReservedPath, nil)
 	}
 	return target, upgrade, nil
+}
+
+// checkPseudo refuses what only HTTP/2 can say: there host, authority and length stand beside fields that say the same
+// (RFC 9113, sections 8.1.1 and 8.3.1), and net/http believes one of them. It refuses whatever else is malformed itself.
+func checkPseudo(r *http.Request) error {
+	if hosts := r.Header["Host"]; len(hosts) > 1 || len(hosts) == 1 && !strings.EqualFold(hosts[0], r.Host) {
+		return errAuthority
+	}
+	if lengths := r.Header["Content-Length"]; len(lengths) > 0 {
+		// Of a request without a body ContentLength is 0, whatever the field says.
+		if n, err := strconv.ParseUint(lengths[0], 10, 63); len(lengths) > 1 || err != nil || int64(n) != r.ContentLength {
+			return errLength
+		}
+	}
+	if !strings.HasPrefix(r.RequestURI, "/") && r.RequestURI != "*" {
+		return errTarget
+	}
+	return nil
+}
+
+// validMethod takes any token of letters and such that is not too long. Of HTTP/1 net/http lets nothing else through.
+func validMethod(method string) bool {
+	for i := range len(method) {
+		if c := method[i]; c <= ' ' || c >= 0x7f || strings.IndexByte(`"(),/:;<=>?@[\]{}`, c) >= 0 {
+			return false
+		}
+	}
+	return method != "" && len(method) <= maxMethod
 }
 
 // originForm returns the path and query of a request's target as they came. An absolute URL (RFC 9112, section 3.2.2)

@@ -7,7 +7,6 @@ import (
 	"net/http"
 	"net/url"
 	"strconv"
-	"strings"
 	"sync/atomic"
 	"time"
 
@@ -48,6 +47,7 @@ type exchange struct {
 	outHeader http.Header
 	body      *relay.Body
 	tried     router.Tried
+	first     router.Target // what was picked for the first attempt already, if anything
 	target    router.Target // of the attempt under way
 	attempt   attemptState
 	route     [1]string // value of headerRoute
@@ -83,15 +83,19 @@ func (x *exchange) forward(target string) {
 		x.switchProtocols(res)
 		return
 	}
-	x.writer.start(x.w, x.progressLimit(res))
+	x.writer.start(x.w, x.r, x.progressLimit(res))
 	n, err := relay.CopyResponse(&x.writer, res)
 	x.bytesOut = n
 	if err == nil {
+		x.writer.end()
 		return
 	}
 	x.err = err
 	if !x.clientsFault(err) {
 		x.blame(x.target)
+	}
+	if x.endGRPC(err) {
+		return
 	}
 	x.resetOld()
 	panic(http.ErrAbortHandler) // the client must not take a part for the whole
@@ -136,6 +140,9 @@ func (x *exchange) prepare(target string) {
 		delete(x.outHeader, "Connection")
 	}
 	x.body = relay.TakeBody(x.w, x.r, relay.BodyOptions{Keep: maxKept, Progress: x.readProgress()})
+	if d, ok := x.grpcTimeout(); ok {
+		x.call.expireAfter(d)
+	}
 }
 
 // fail answers with the error, if anybody is there to read it.
@@ -152,10 +159,13 @@ func (x *exchange) fail(err error) {
 		x.status = statusClientGone
 		panic(http.ErrAbortHandler)
 	}
-	if f.Code == fault.MalformedRequest || f.Code == fault.RequestTimeout || f.Code == fault.MethodNotAllowed {
+	if x.r.ProtoMajor == 1 && (f.Code == fault.MalformedRequest || f.Code == fault.RequestTimeout || f.Code == fault.MethodNotAllowed) {
 		x.w.Header()["Connection"] = []string{"close"}
 	}
 	x.status = fault.Write(x.w, x.r, f)
+	if x.r.ProtoMajor >= 2 {
+		boundEnd(x.w, x.f.opt.WriteTimeout)
+	}
 	x.header = x.w.Header()
 	if x.r.Method != http.MethodHead {
 		x.bytesOut, _ = strconv.ParseInt(x.header.Get("Content-Length"), 10, 64) // none for gRPC: no body either
@@ -164,6 +174,9 @@ func (x *exchange) fail(err error) {
 
 // classify is the fault that an error is for the client; nil if the client is gone.
 func (x *exchange) classify(err error, gone bool) *fault.Error {
+	if gone && x.r.ProtoMajor > 1 { // what reading the body failed with says no more
+		return nil
+	}
 	if clientErr := x.body.Err(); clientErr != nil {
 		return classifyBody(clientErr)
 	}
@@ -199,9 +212,4 @@ func (x *exchange) switchProtocols(res *http.Response) {
 	x.logOpened()
 	in, out, err := relay.Upgrade(x.w, x.r, res)
 	x.bytesIn, x.bytesOut, x.err = in, out, err
-}
-
-// isGRPC: gRPC has time-outs of its own, and streams that rest for long.
-func isGRPC(r *http.Request) bool {
-	return strings.HasPrefix(r.Header.Get("Content-Type"), "application/grpc")
 }

@@ -70,7 +70,7 @@ func (p *Peer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 		return
 	}
-	if !x.pick().OK() { // before the body is touched: the connection stays as it is
+	if x.first = x.pick(); !x.first.OK() { // before the body is touched: the connection stays as it is
 		x.failHop(fault.NoUpstream, false)
 		return
 	}

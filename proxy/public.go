@@ -13,7 +13,7 @@ const pathPeer = reserved + "/v1/peer"
 
 // ServeHTTP forwards one request.
 func (p *Public) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	if p.opt.Internal != nil && r.URL.Path == pathPeer {
+	if p.opt.Internal != nil && r.URL.Path == pathPeer && r.ProtoMajor == 1 {
 		p.opt.Internal.ServeHTTP(w, r)
 		return
 	}

@@ -9,6 +9,7 @@
 package suites
 
 import (
+	"flag"
 	"fmt"
 	"os"
 	"os/exec"
@@ -40,7 +41,16 @@ func TestMain(m *testing.M) {
 			os.Exit(0)
 		}
 	}
+	flag.Parse()
+	if !parallelGiven() {
+		flag.Set("test.parallel", "16") // most of them wait, whatever the number of processors
+	}
 	os.Exit(buildAndRun(m))
+}
+
+func parallelGiven() (given bool) {
+	flag.Visit(func(f *flag.Flag) { given = given || f.Name == "test.parallel" })
+	return given
 }
 
 // buildAndRun builds the programs and runs the tests. PIKO_E2E_BINARY names a piko that is

@@ -32,9 +32,10 @@ type node struct {
 }
 
 // path is how requests go: in at one node, out at the node that has the upstream, which may
-// be the same.
+// be the same. Its endpoints have a suffix, so that tests may share the nodes.
 type path struct {
 	entry, owner *node
+	suffix       string
 }
 
 // paths are those that every case takes.
@@ -45,7 +46,7 @@ func oneNode(t testing.TB, args ...string) *path {
 	n := newNode(t, "owner", args)
 	n.start(t)
 	n.waitReady(t)
-	return &path{n, n}
+	return &path{entry: n, owner: n}
 }
 
 func acrossTwo(t testing.TB, args ...string) *path {
@@ -59,7 +60,7 @@ func acrossTwo(t testing.TB, args ...string) *path {
 	for _, n := range []*node{owner, entry} {
 		n.waitReady(t)
 	}
-	return &path{entry, owner}
+	return &path{entry: entry, owner: owner}
 }
 
 func newNode(t testing.TB, id string, args []string) *node {
@@ -88,7 +89,7 @@ func (n *node) waitReady(t testing.TB) {
 // agent starts `piko agent http` at the owner and returns when the entry knows its endpoint.
 func (p *path) agent(t testing.TB, endpoint, service string, args ...string) *process {
 	t.Helper()
-	a := start(t, "agent", pikoBinary, agentArgs("http://"+p.owner.upstream, endpoint, service, args...)...)
+	a := start(t, "agent", pikoBinary, agentArgs("http://"+p.owner.upstream, endpoint+p.suffix, service, args...)...)
 	p.waitEndpoint(t, endpoint)
 	return a
 }
@@ -100,7 +101,7 @@ func agentArgs(upstream, endpoint, service string, args ...string) []string {
 // listen is a listener of the SDK at the owner, for a server that speaks HTTP/2.
 func (p *path) listen(t testing.TB, endpoint string) *client.Listener {
 	t.Helper()
-	ln, err := listenSDK(t.Context(), "http://"+p.owner.upstream, endpoint, true)
+	ln, err := listenSDK(t.Context(), "http://"+p.owner.upstream, endpoint+p.suffix, true)
 	if err != nil {
 		t.Fatalf("listen on %s: %v", endpoint, err)
 	}
@@ -112,7 +113,7 @@ func (p *path) listen(t testing.TB, endpoint string) *client.Listener {
 func (p *path) waitEndpoint(t testing.TB, endpoint string) {
 	t.Helper()
 	eventually(t, 20*time.Second, fmt.Sprintf("%s knows that %s has %s", p.entry.id, p.owner.id, endpoint), func() error {
-		return knows(p.entry.admin, p.owner.id, endpoint)
+		return knows(p.entry.admin, p.owner.id, endpoint+p.suffix)
 	})
 }
 
@@ -147,7 +148,7 @@ func fetch(url string) ([]byte, error) {
 	return body, err
 }
 
-// resident is how much memory a process has now, or has had at most (VmHWM), in bytes.
+// memory is how much memory a process has now, or has had at most (VmHWM), in bytes.
 func (p *process) memory(t testing.TB, key string) int64 {
 	t.Helper()
 	b, err := os.ReadFile(filepath.Join("/proc", fmt.Sprint(p.cmd.Process.Pid), "status"))

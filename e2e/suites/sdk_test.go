@@ -8,6 +8,5 @@ import (
 
 // listenSDK is a listener of the SDK with one tunnel, for a server that speaks HTTP/2 or not.
 func listenSDK(ctx context.Context, upstream, endpoint string, http2 bool) (*client.Listener, error) {
-	_ = http2
-	return (&client.Client{URL: upstream, Connections: 1}).Listen(ctx, endpoint)
+	return (&client.Client{URL: upstream, Connections: 1, HTTP2: http2}).Listen(ctx, endpoint)
 }

@@ -148,14 +148,20 @@ func (w *way) agentTCP(t testing.TB, endpoint, addr string, args ...string) *pro
 		"agent", "tcp", endpoint, addr, "--connect.url", "http://" + w.owner.upstream, "--connections", "1"}, args...)...))
 }
 
-// forward starts the client's side of a TCP endpoint, and returns where it listens.
-func (w *way) forward(t testing.TB, endpoint string, args ...string) string {
+// forward is a running `piko forward`.
+type forward struct {
+	*process
+	addr string // where it listens
+}
+
+// forward starts the client's side of a TCP endpoint.
+func (w *way) forward(t testing.TB, endpoint string, args ...string) forward {
 	t.Helper()
 	addr := freeAddr(t)
 	p := start(t, "forward", nil, pikoBinary, append([]string{
 		"forward", "tcp", addr, endpoint, "--connect.url", "http://" + w.entry.proxy}, args...)...)
 	waitListening(t, p, addr)
-	return addr
+	return forward{p, addr}
 }
 
 // echoBytes sends back what comes, and ends its side when the other has ended.

@@ -105,7 +105,7 @@ func idleCall(t *testing.T, w *way) {
 func idleTCP(t *testing.T, w *way) {
 	t.Helper()
 	w.agentTCP(t, "tcp", rawService(t, echoBytes))
-	c := dialRaw(t, w.forward(t, "tcp"))
+	c := dialRaw(t, w.forward(t, "tcp").addr)
 	c.SetDeadline(time.Now().Add(3 * time.Minute))
 	c.wantEcho("before")
 	<-time.After(91 * time.Second)

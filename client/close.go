@@ -13,28 +13,29 @@ import (
 // wait for Accept.
 const unclaimedTime = 5 * time.Second
 
-// Close ends the listening at once: the server is told, within a round trip and
-// 2 s at most, to send nothing more to this listener; connections that were on
-// their way by then can still be accepted, after which Accept returns
-// net.ErrClosed. Connections that have been accepted go on, as with any
-// net.Listener: whoever accepted them closes them, and the tunnels end when the
-// last one has. So http.Server.Shutdown and grpc.Server.GracefulStop, which
-// call Close, lose no request, and http.Server.Close and grpc.Server.Stop cut
-// all of them.
+// Close ends the listening at once: it returns when the server has confirmed
+// that it opens no connection to this listener any more, which takes a round
+// trip, and 2 s at most; those that were on their way by then can still be
+// accepted, after which Accept returns net.ErrClosed.
 //
-// Close does not wait for connections. A process that is about to exit calls
-// Shutdown, which does: what was written to a connection may still be on its
-// way when the connection is closed.
+// Connections that have been accepted go on, as with any net.Listener: whoever
+// accepted them closes them, and the tunnels end when the last one has. So
+// http.Server.Shutdown and grpc.Server.GracefulStop, which call Close, let the
+// requests under way end, and http.Server.Close and grpc.Server.Stop cut them.
+// But an http.Server that shuts down answers none of the requests that come
+// meanwhile on connections that it has. Shutdown of the listener, before that
+// of the server, loses none of them, and waits until the answers are sent.
 func (l *Listener) Close() error {
 	l.leaveAll()
 	return nil
 }
 
 // Shutdown is Close, and waits until all connections have ended, all of what
-// was written to them is sent, and nothing of the listener is left. If ctx ends
-// first, the connections that are left are cut and its error is returned: a ctx
-// that has ended already cuts all of them at once. Go on calling Accept
-// meanwhile.
+// was written to them is sent, and nothing of the listener is left. The server
+// sends no new requests on connections that it keeps for them, and ends these.
+// If ctx ends first, the connections that are left are cut and its error is
+// returned: a ctx that has ended already cuts all of them at once. Go on
+// calling Accept meanwhile.
 func (l *Listener) Shutdown(ctx context.Context) error {
 	defer context.AfterFunc(ctx, l.cancel)() // leaveAll does not wait then
 	l.leaveAll()

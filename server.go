@@ -89,6 +89,7 @@ type server struct {
 	upstreams *upstreamconn.Server
 	gossip    *gossip.Cluster
 	peers     *peer.Peers
+	upgrades  *upgrades
 	gate      *gate // clients' requests in flight
 	hops      *gate // other nodes' requests in flight
 	proxy     *port
@@ -104,7 +105,7 @@ type server struct {
 // are known and a port in use is an error before anything has started. Whoever
 // calls it calls Run, which also closes the ports.
 func newServer(cfg serverConfig, log *slog.Logger) (*server, error) {
-	s := &server{cfg: cfg, id: newNodeID(cfg.Cluster), table: router.NewTable(), ready: make(chan struct{})}
+	s := &server{cfg: cfg, id: newNodeID(cfg.Cluster), table: router.NewTable(), ready: make(chan struct{}), upgrades: newUpgrades()}
 	s.epoch = gossip.NewEpoch(s.id, time.Now())
 	s.log = subsystem(log, "server").With("node_id", s.id)
 	registry := newRegistry()
@@ -139,7 +140,7 @@ func newServer(cfg serverConfig, log *slog.Logger) (*server, error) {
 	if err != nil {
 		return nil, err
 	}
-	s.gate = &gate{next: untilReady(s.ready, public)}
+	s.gate = &gate{next: untilReady(s.ready, public), upgrades: s.upgrades}
 	if err := s.open(log, status); err != nil {
 		return nil, err
 	}

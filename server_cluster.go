@@ -37,7 +37,7 @@ func (s *server) newPeers(log *slog.Logger, registry prometheus.Registerer, secu
 	if err != nil {
 		return nil, err
 	}
-	s.hops = &gate{next: hops}
+	s.hops = &gate{next: hops, upgrades: s.upgrades}
 	return peer.New(peer.Options{
 		Epoch:      s.epoch,
 		Secure:     secure,

@@ -2,14 +2,15 @@ package main
 
 import (
 	"context"
-	"errors"
+	"fmt"
 	"time"
 
+	"piko/relay"
 	"piko/tunnel"
 )
 
 // errStopped is why requests end that outlive the grace period.
-var errStopped = errors.New("the node has stopped")
+var errStopped = fmt.Errorf("the node has stopped: %w", relay.ErrGoingAway)
 
 const (
 	// idleGrace is how long clients may still send requests on connections
@@ -28,8 +29,9 @@ const (
 	// leaveTime is what it may take to tell other nodes that we leave.
 	leaveTime = 2 * time.Second
 
-	// unwindTime is what the goroutines of requests that were cut get to end.
-	unwindTime = 2 * time.Second
+	// unwindTime is what the goroutines of requests that were cut get to end,
+	// farewellTime included.
+	unwindTime = 3 * time.Second
 )
 
 // drain stops the node so that as little as possible is lost: first nobody new
@@ -94,6 +96,7 @@ func (s *server) drain(base context.Context, cut context.CancelCauseFunc, reason
 
 	unwind, cancelUnwind := context.WithTimeout(context.WithoutCancel(base), unwindTime)
 	defer cancelUnwind()
+	s.upgrades.end(unwind, errStopped)
 	cut(errStopped)
 	s.proxy.close(unwind)
 	s.gate.inFlight.wait(unwind) // for the access log has a line for each

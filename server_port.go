@@ -118,6 +118,7 @@ func (t *tally) wait(ctx context.Context) (left int) {
 // does not wait for those. It neither changes nor sees anything else.
 type gate struct {
 	next     http.Handler
+	upgrades *upgrades
 	inFlight tally
 }
 
@@ -162,5 +163,10 @@ func waitReady(ctx context.Context, ready <-chan struct{}) {
 func (g *gate) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	g.inFlight.add()
 	defer g.inFlight.done()
+	if r.Header["Upgrade"] != nil {
+		joined, done := g.upgrades.join(r)
+		defer done()
+		r = joined
+	}
 	g.next.ServeHTTP(w, r)
 }

@@ -151,6 +151,8 @@ func (x *exchange) upgrade(res *http.Response) {
 	// The server forgets the connection when it is taken over; run must not.
 	x.l.upgrades.Add(1)
 	defer x.l.upgrades.Done()
+	x.l.upgraded.Add(1)
+	defer x.l.upgraded.Add(-1)
 	x.log(accesslog.Opened)
 	x.received, x.sent, x.err = relay.Upgrade(x.w, x.in, res)
 }

@@ -3,7 +3,6 @@ package agent
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"log"
@@ -24,7 +23,11 @@ import (
 const maxHeaderBytes = 2 << 20
 
 // errCut is why requests end that outlive the grace period.
-var errCut = errors.New("grace period is over")
+var errCut = fmt.Errorf("grace period is over: %w", relay.ErrGoingAway)
+
+// farewellTime is what a WebSocket gets at the end: a second to be between two
+// frames and for both sides to answer, and a moment to unwind.
+const farewellTime = 1500 * time.Millisecond
 
 // tunnels is what a listener needs of client.Listener.
 type tunnels interface {
@@ -53,6 +56,7 @@ type listener struct {
 	tunnels   atomic.Int64 // that are open and not being left
 	draining  atomic.Bool
 	health    serviceHealth
+	upgraded  atomic.Int64   // upgraded connections
 	conns     sync.WaitGroup // connections of the HTTP server that are neither closed nor hijacked, or of the TCP server
 	upgrades  sync.WaitGroup // upgraded connections; only added to while conns counts the connection
 }
@@ -168,13 +172,24 @@ func (l *listener) drain(ctx context.Context, cut context.CancelCauseFunc, ln tu
 	logger := l.log.With("endpoint", l.cfg.Endpoint)
 	logger.Info("listener draining", "in_flight", l.active.Load(), "grace_period", grace.String())
 	var left int64 // counted before anything is cut, since cutting ends requests
-	counted := make(chan struct{})
+	counted, shut := make(chan struct{}), make(chan struct{})
+	streams, cutStreams := context.WithCancel(context.WithoutCancel(ctx))
+	defer cutStreams()
 	over := time.AfterFunc(grace, func() {
 		defer close(counted)
 		left = l.active.Load()
+		farewell := l.upgraded.Load() > 0
 		cut(errCut)
+		if farewell { // WebSockets are told why, over streams that must still be there
+			select {
+			case <-shut:
+			case <-time.After(farewellTime):
+			}
+		}
+		cutStreams()
 	})
-	err := ln.Shutdown(ctx)
+	err := ln.Shutdown(streams)
+	close(shut)
 	if !over.Stop() {
 		<-counted
 	}
@@ -182,7 +197,7 @@ func (l *listener) drain(ctx context.Context, cut context.CancelCauseFunc, ln tu
 	case left > 0:
 		l.metrics.cut.Add(float64(left))
 		logger.Warn("requests cut at the end of the grace period", "count", left)
-	case err != nil && ctx.Err() == nil:
+	case err != nil && streams.Err() == nil:
 		logger.Warn("drain of the listener failed", "error", err)
 	}
 	logger.Info("listener stopped", "cut", left, "took", time.Since(begin).String())

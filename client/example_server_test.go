@@ -1,0 +1,77 @@
+package client_test
+
+import (
+	"context"
+	"net"
+	"net/http"
+	"sync"
+
+	"piko/proxy"
+	"piko/relay"
+	"piko/router"
+	"piko/tunnel"
+	"piko/upstreamconn"
+)
+
+// pikoServer is a piko server in this process, for the examples: yours is at a
+// URL that you know.
+type pikoServer struct {
+	UpstreamURL string // for Listen
+	ProxyURL    string // for Dial, and for HTTP clients
+	Stop        func()
+}
+
+// startPiko starts a server on two ports of its own.
+func startPiko() *pikoServer {
+	table := router.NewTable()
+	upstreams := &upstreamconn.Server{NodeID: "node", Table: table}
+	public, err := proxy.NewPublic(proxy.Options{Lookup: table.Lookup})
+	if err != nil {
+		panic(err)
+	}
+	clients := http.NewServeMux()
+	clients.Handle("/", public)
+	clients.HandleFunc(tunnel.TCPPath+"{endpoint}", func(w http.ResponseWriter, r *http.Request) { carryTCP(table, w, r) })
+
+	var running sync.WaitGroup
+	ctx, cancel := context.WithCancel(context.Background())
+	running.Go(func() { upstreams.Run(ctx) })
+	serve := func(h http.Handler) (srv *http.Server, url string) {
+		ln, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			panic(err)
+		}
+		srv = &http.Server{Handler: h}
+		running.Go(func() { srv.Serve(ln) })
+		return srv, "http://" + ln.Addr().String()
+	}
+	proxyPort, proxyURL := serve(clients)
+	upstreamPort, upstreamURL := serve(upstreams.Handler())
+	return &pikoServer{upstreamURL, proxyURL, func() {
+		proxyPort.Close()
+		upstreamPort.Close()
+		upstreams.Close(ctx)
+		cancel()
+		running.Wait()
+	}}
+}
+
+// carryTCP is what a node does for Dial.
+func carryTCP(table *router.Table, w http.ResponseWriter, r *http.Request) {
+	route := table.Lookup(r.PathValue("endpoint"))
+	if route == nil {
+		http.Error(w, "no available upstreams", http.StatusBadGateway)
+		return
+	}
+	service, err := route.Locals[0].Upstream().Open(r.Context())
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusBadGateway)
+		return
+	}
+	conn, err := tunnel.AcceptTCP(w, r)
+	if err != nil {
+		service.Close()
+		return
+	}
+	relay.Splice(context.Background(), conn, service)
+}

@@ -86,8 +86,11 @@ func (c *carrier) Read(p []byte) (int, error) {
 // tcp prepares for the connection of a client, which knows of ends or not.
 func (f *frameReader) tcp(ends bool) { f.exact, f.ends = true, ends }
 
-// orderly says that the connection was not ended for a reason.
-func (f *frameReader) orderly() bool { return f.closeCode == 0 || f.closeCode == closeNormal }
+// orderly says that the peer has ended the connection between messages, and for
+// no reason.
+func (f *frameReader) orderly() bool {
+	return !f.fragmented && (f.closeCode == 0 || f.closeCode == closeNormal)
+}
 
 // endRead remembers what ends the reading, and tells the peer if it is to blame.
 func (c *carrier) endRead(err error) error {

@@ -29,9 +29,12 @@ type Conn struct {
 	half bool          // both sides know half-close
 	done chan struct{} // see Done
 
-	// rmu is held by Read and by whoever reads in its place, wmu by Write. Each
-	// is held before mu.
-	rmu, wmu sync.Mutex
+	// rmu is held by Read and by whoever reads in its place, before mu.
+	rmu sync.Mutex
+
+	// writer is held by Write and by whoever ends our side, before mu: a
+	// semaphore and no mutex, because Close gives up waiting for it.
+	writer chan struct{}
 
 	reading atomic.Bool // somebody waits for the peer
 
@@ -50,6 +53,7 @@ type Conn struct {
 	timer    *time.Timer // runs watch
 
 	readEnd error // what Read returns from now on; guarded by rmu
+	cut     bool  // Close has cut a Write short; guarded by writer
 }
 
 // What ends a Conn.
@@ -62,7 +66,7 @@ var (
 func newConn(c *carrier, half bool) *Conn {
 	c.in.tcp(half)
 	loosenSocket(c.nc)
-	conn := &Conn{c: c, half: half, done: make(chan struct{})}
+	conn := &Conn{c: c, half: half, done: make(chan struct{}), writer: make(chan struct{}, 1)}
 	conn.mu.Lock()
 	conn.timer = time.AfterFunc(idleBeforePing, conn.watch)
 	conn.mu.Unlock()
@@ -186,20 +190,28 @@ func (c *Conn) drain() {
 // waits while the peer does not read. It allocates nothing. A Write that ran
 // out of time has broken the connection if it has sent anything.
 func (c *Conn) Write(p []byte) (n int, err error) {
-	c.wmu.Lock()
-	defer c.wmu.Unlock()
-	if err := c.writeFails(); err != nil {
-		return 0, err
-	}
-	for n < len(p) {
+	c.writer <- struct{}{}
+	defer c.letWrite()
+	for {
+		if err := c.writeFails(); err != nil {
+			c.cut = c.cut || n > 0
+			return n, err
+		}
+		if n == len(p) {
+			return n, nil
+		}
 		m := min(len(p)-n, connChunk)
 		if err := c.c.writeCopy(opBinary, p[n:n+m]); err != nil {
 			return n, c.writeFailed(err)
 		}
-		n += m
+		if n += m; n == len(p) {
+			return n, nil
+		}
 	}
-	return n, nil
 }
+
+// letWrite lets the next one write.
+func (c *Conn) letWrite() { <-c.writer }
 
 // writeFails is why nothing can be written.
 func (c *Conn) writeFails() error {
@@ -234,8 +246,8 @@ func (c *Conn) CloseWrite() error {
 	if !c.half {
 		return errNoHalfClose
 	}
-	c.wmu.Lock()
-	defer c.wmu.Unlock()
+	c.writer <- struct{}{}
+	defer c.letWrite()
 	c.mu.Lock()
 	ended := c.eofSent && !c.closed
 	c.mu.Unlock()

@@ -20,9 +20,12 @@ func (c *Conn) Close() error {
 		c.c.close(0, "")
 		return nil
 	}
-	c.sayEnd()
-	c.awaitClose()
-	c.c.close(0, "")
+	if c.sayEnd() {
+		c.awaitClose()
+		c.c.close(0, "")
+	} else {
+		c.c.abort(closeInternal, resetReason)
+	}
 	c.wg.Wait()
 	return nil
 }
@@ -58,19 +61,25 @@ func (c *Conn) begin(f func()) bool {
 	return true
 }
 
-// sayEnd tells the peer that both sides have ended in order, if they have not
-// failed before. Our own is still open if CloseWrite was not called.
-func (c *Conn) sayEnd() {
-	c.mu.Lock()
-	failed, open := c.err != nil, c.half && !c.eofSent && !c.peerDone
-	c.mu.Unlock()
-	switch {
-	case failed:
-		return
-	case open && !c.c.writeWithin(controlTimeout, opText, eofPayload):
-		return // the peer sees an end without an end: a failure
+// sayEnd tells the peer that both sides have ended in order, and reports whether
+// it could. If a Write is under way and does not come to its end, it must not:
+// the peer would take a part for the whole.
+func (c *Conn) sayEnd() bool {
+	t := time.NewTimer(controlTimeout)
+	defer t.Stop()
+	select {
+	case c.writer <- struct{}{}:
+	case <-t.C:
+		return false
 	}
-	c.c.sendClose(closeNormal, "", errClosedHere)
+	defer c.letWrite()
+	c.mu.Lock()
+	failed, open := c.err != nil || c.cut, c.half && !c.eofSent && !c.peerDone
+	c.mu.Unlock()
+	if failed || open && !c.c.writeWithin(controlTimeout, opText, eofPayload) {
+		return false
+	}
+	return c.c.sendClose(closeNormal, "", errClosedHere)
 }
 
 // awaitClose reads until the peer has closed, too: if we went first, what it
@@ -78,16 +87,17 @@ func (c *Conn) sayEnd() {
 // the peer what it has not read yet.
 func (c *Conn) awaitClose() {
 	c.mu.Lock()
-	failed := c.err != nil
+	draining := c.eofSeen
 	c.mu.Unlock()
-	if failed {
+	until := time.Now().Add(closeTimeout)
+	if draining {
+		_ = c.c.nc.SetReadDeadline(until)
+		c.wg.Wait()
 		return
 	}
-	until := time.Now().Add(closeTimeout)
-	_ = c.c.nc.SetReadDeadline(until) // for drain, or for ourselves
-	c.rmu.Lock()
+	c.rmu.Lock() // Read has been woken
 	defer c.rmu.Unlock()
-	_ = c.c.nc.SetReadDeadline(until) // if Read was woken by another deadline
+	_ = c.c.nc.SetReadDeadline(until)
 	var waste [smallBuffer]byte
 	for {
 		if _, err := c.c.Read(waste[:]); err != nil {

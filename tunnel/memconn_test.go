@@ -25,8 +25,9 @@ func memPair() (a, b *memConn) {
 
 // vanish makes the network between both ends disappear.
 func (c *memConn) vanish() {
-	c.in.set(func(h *memHalf) { h.lost = true })
-	c.out.set(func(h *memHalf) { h.lost = true })
+	for _, h := range []*memHalf{c.in, c.out} {
+		h.set(func(h *memHalf) { h.lost, h.lostAt = true, time.Now() })
+	}
 }
 
 func (c *memConn) Read(p []byte) (int, error)  { return c.in.read(p) }
@@ -41,7 +42,11 @@ func (c *memConn) Close() error {
 func (c *memConn) sendQueue() sendQueue {
 	c.out.mu.Lock()
 	defer c.out.mu.Unlock()
-	return sendQueue{acked: c.out.taken, queued: len(c.out.buf)}
+	q := sendQueue{acked: c.out.taken, queued: len(c.out.buf)}
+	if c.out.lost && q.queued > 0 { // else the other end's system has it, whether or not somebody reads
+		q.flying, q.silent = true, time.Since(c.out.lostAt)
+	}
+	return q
 }
 
 func (c *memConn) LocalAddr() net.Addr  { return unknownAddr{} }
@@ -70,6 +75,7 @@ type memHalf struct {
 	buf                    []byte
 	readerGone, writerGone bool
 	lost                   bool
+	lostAt                 time.Time
 	stopped                bool   // the reader's process is
 	taken                  uint64 // bytes that were read
 	rdeadline, wdeadline   memDeadline

@@ -79,6 +79,9 @@ func newWorldFor(t testing.TB, how way, change func(*Options)) *world {
 	s := httptest.NewUnstartedServer(w.p)
 	s.Config.DisableGeneralOptionsHandler = true
 	s.Config.ErrorLog = log.New(noPanics{t}, "", 0)
+	s.Config.Protocols = new(http.Protocols)
+	s.Config.Protocols.SetHTTP1(true)
+	s.Config.Protocols.SetUnencryptedHTTP2(true)
 	s.Start()
 	t.Cleanup(s.Close)
 	w.addr = s.Listener.Addr().String()

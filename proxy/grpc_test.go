@@ -1,0 +1,76 @@
+package proxy
+
+import (
+	"fmt"
+	"math"
+	"net/http"
+	"testing"
+	"time"
+)
+
+func TestParseGRPCTimeout(t *testing.T) {
+	for _, tt := range []struct {
+		in   string
+		want time.Duration // -1 is none
+	}{
+		{"1n", 1}, {"1u", time.Microsecond}, {"20m", 20 * time.Millisecond}, {"3S", 3 * time.Second}, {"4M", 4 * time.Minute}, {"5H", 5 * time.Hour},
+		{"0S", 0}, {"00000001S", time.Second}, {"99999999S", 99999999 * time.Second}, {"99999999H", math.MaxInt64 / 2},
+		{"", -1}, {"S", -1}, {"1", -1}, {"1s", -1}, {"-1S", -1}, {"+1S", -1}, {"1.5S", -1}, {"100000000S", -1}, {"1 S", -1}, {"0x1S", -1}, {"1_0S", -1},
+	} {
+		got, ok := parseGRPCTimeout(tt.in)
+		if ok != (tt.want >= 0) || ok && got != tt.want {
+			t.Errorf("%q is %v, %v; want %v", tt.in, got, ok, tt.want)
+		}
+	}
+}
+
+// A client's grpc-timeout ends its call also when nobody behind us heeds it; the service's own word is heard first.
+func TestGRPCTimeout(t *testing.T) { everyWay(t, testGRPCTimeout) }
+
+func testGRPCTimeout(t *testing.T, newWorld worldMaker) {
+	w := newWorld(t, func(o *Options) { o.Timeout = time.Millisecond }) // not for gRPC
+	over := make(chan error, 1)
+	l := w.serve("e", func(w http.ResponseWriter, r *http.Request) {
+		h := w.Header()
+		h.Set("Content-Type", "application/grpc")
+		if h.Set("X-Timeout", r.Header.Get("Grpc-Timeout")); r.Header.Get("X-At") == "heeding" {
+			<-time.After(20 * time.Millisecond)
+			h.Set("Grpc-Status", "4")
+			h.Set("Grpc-Message", "the service's own")
+			return
+		}
+		if r.Header.Get("X-At") == "answering" {
+			http.NewResponseController(w).Flush()
+		}
+		<-r.Context().Done()
+		over <- r.Context().Err()
+	})
+	for _, tt := range []struct{ at, want string }{
+		{"heeding", "200 map[] 20m the service's own"},
+		{"waiting", "200 map[]  upstream timeout"},
+		{"answering", "200 map[Grpc-Message:[upstream timeout] Grpc-Status:[4]] 20m "},
+	} {
+		c := w.dialHTTP2()
+		c.request(1, true, post("content-type", "application/grpc", "grpc-timeout", "20m", "x-at", tt.at)...)
+		a := c.read(1)
+		if !a.ended {
+			t.Errorf("%s: the stream was reset: %s", tt.at, a.reset)
+		}
+		if a.trailer == nil {
+			a.trailer = http.Header{}
+		}
+		got := fmt.Sprintf("%s %v %s %s", a.status, a.trailer, a.header.Get("X-Timeout"), a.header.Get("Grpc-Message"))
+		if got != tt.want || a.header.Get("Grpc-Status")+a.trailer.Get("Grpc-Status") != "4" {
+			t.Errorf("%s: got %s, want %s", tt.at, got, tt.want)
+		}
+		if tt.at != "heeding" {
+			<-over
+		}
+	}
+	eventually(t, idle(l))
+	c := w.dialHTTP2() // nobody was blamed for what the client wanted so
+	c.request(1, true, post("content-type", "application/grpc", "x-at", "heeding")...)
+	if a := c.read(1); a.header.Get("Grpc-Message") != "the service's own" {
+		t.Errorf("the next call got %+v", a)
+	}
+}

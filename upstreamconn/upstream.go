@@ -101,7 +101,7 @@ func (u *upstream) RoundTrip(req *http.Request) (*http.Response, error) {
 // poolFor returns the pool for a request.
 func (u *upstream) poolFor(req *http.Request) (http.RoundTripper, error) {
 	if u.http2 && relay.NeedsHTTP2(req) {
-		return lazily(u, &u.pool2, func() *relay.HTTP2Pool { return &relay.HTTP2Pool{Dial: u.dial} })
+		return lazily(u, &u.pool2, func() *relay.HTTP2Pool { return &relay.HTTP2Pool{Dial: u.dial, PingInterval: -1} }) // the tunnel is pinged
 	}
 	return lazily(u, &u.pool, func() *relay.Pool { return &relay.Pool{Dial: u.dial, Fresh: u.fresh} })
 }

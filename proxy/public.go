@@ -26,6 +26,10 @@ func (p *Public) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if r.ProtoMajor == 1 && (r.ProtoMinor == 0 || p.opt.Draining != nil && p.opt.Draining()) {
 		w.Header()["Connection"] = []string{"close"}
 	}
+	if name, ok := isTCP(r); ok {
+		x.serveTCP(name)
+		return
+	}
 	target, upgrade, err := checkRequest(r)
 	if err != nil {
 		x.fail(err)

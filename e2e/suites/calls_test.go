@@ -49,6 +49,9 @@ func TestDeadline(t *testing.T) {
 func TestServerForgetsDeadline(t *testing.T) {
 	t.Parallel()
 	everyUpstream(t, func(t *testing.T, p *path, serve serveGRPC) {
+		if p.services != nil {
+			return // the server does what the test wants: nothing
+		}
 		release, entered := make(chan struct{}), make(chan struct{})
 		defer close(release)
 		serve(t, "forgets", newTestServer(&service{unary: func(context.Context, *testgrpc.SimpleRequest) (*testgrpc.SimpleResponse, error) {
@@ -73,7 +76,7 @@ func (p *path) rawCall(t *testing.T, endpoint, method string, header http.Header
 	transport := &http.Transport{Protocols: new(http.Protocols)}
 	transport.Protocols.SetUnencryptedHTTP2(true)
 	t.Cleanup(transport.CloseIdleConnections)
-	req, err := http.NewRequestWithContext(within(t, limit), http.MethodPost, "http://"+p.entry.proxy+method, bytes.NewReader(make([]byte, 5)))
+	req, err := http.NewRequestWithContext(within(t, limit), http.MethodPost, "http://"+p.addr(endpoint)+method, bytes.NewReader(make([]byte, 5)))
 	if err != nil {
 		return nil, err
 	}

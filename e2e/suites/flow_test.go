@@ -141,6 +141,9 @@ func (p *path) wantStall(t *testing.T, sent *atomic.Int64) {
 		t.Errorf("%d bytes are on the way to a reader that does not read, want at most %d", last, flowOnWay)
 	}
 	for _, n := range []*node{p.entry, p.owner} {
+		if n == nil {
+			continue
+		}
 		if rss := n.memory(t, "VmRSS"); rss > flowMemory {
 			t.Errorf("%s has %d bytes of memory, want at most %d", n.id, rss, flowMemory)
 		}

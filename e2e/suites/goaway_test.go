@@ -132,7 +132,7 @@ func TestGracefulStop(t *testing.T) {
 				replaceServers(t, p, func() net.Listener { return port.share() })
 			})
 			t.Run(upstreamSDK, func(t *testing.T) {
-				p := &path{p.entry, p.owner, "-sdk"}
+				p := &path{entry: p.entry, owner: p.owner, suffix: "-sdk"}
 				replaceServers(t, p, func() net.Listener { return p.listen(t, "restarts") })
 			})
 		})
@@ -160,7 +160,6 @@ func replaceServers(t *testing.T, p *path, listen func() net.Listener) {
 // sharedPort hands the connections of one port to the listener that was made last.
 type sharedPort struct {
 	net.Listener
-	conns chan net.Conn
 
 	// Guarded by mu.
 	mu     sync.Mutex

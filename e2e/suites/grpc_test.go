@@ -24,15 +24,24 @@ const limit = 20 * time.Second
 type serveGRPC func(t *testing.T, endpoint string, s *grpc.Server) (stop func())
 
 // everyUpstream runs a test through one node and across two, with an agent before the server
-// and with the server on a listener of the SDK.
+// and with the server on a listener of the SDK; and without piko, which shows what the test
+// itself can do.
 func everyUpstream(t *testing.T, test func(t *testing.T, p *path, serve serveGRPC)) {
+	t.Run("direct", func(t *testing.T) {
+		t.Parallel()
+		p := &path{services: map[string]string{}}
+		test(t, p, func(t *testing.T, endpoint string, s *grpc.Server) func() {
+			p.services[endpoint] = serveTCP(t, s)
+			return s.Stop
+		})
+	})
 	for name, newPath := range paths {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			p := newPath(t)
 			t.Run(upstreamAgent, func(t *testing.T) {
 				t.Parallel()
-				p := &path{p.entry, p.owner, "-agent"}
+				p := &path{entry: p.entry, owner: p.owner, suffix: "-agent"}
 				test(t, p, func(t *testing.T, endpoint string, s *grpc.Server) func() {
 					a := p.agent(t, endpoint, "h2c://"+serveTCP(t, s))
 					return func() {
@@ -43,11 +52,11 @@ func everyUpstream(t *testing.T, test func(t *testing.T, p *path, serve serveGRP
 			})
 			t.Run(upstreamSDK, func(t *testing.T) {
 				t.Parallel()
-				p := &path{p.entry, p.owner, "-sdk"}
+				p := &path{entry: p.entry, owner: p.owner, suffix: "-sdk"}
 				test(t, p, func(t *testing.T, endpoint string, s *grpc.Server) func() {
 					ln := p.listen(t, endpoint)
 					serveOn(t, s, ln)
-					return func() { s.Stop() }
+					return s.Stop
 				})
 			})
 		})
@@ -134,7 +143,7 @@ func (p *path) dial(t *testing.T, endpoint string, options ...grpc.DialOption) *
 	options = append([]grpc.DialOption{
 		grpc.WithAuthority(hostOf(endpoint + p.suffix)), grpc.WithTransportCredentials(insecure.NewCredentials()),
 	}, options...)
-	cc, err := grpc.NewClient("passthrough:///"+p.entry.proxy, options...)
+	cc, err := grpc.NewClient("passthrough:///"+p.addr(endpoint), options...)
 	if err != nil {
 		t.Fatalf("make client: %v", err)
 	}

@@ -83,7 +83,9 @@ func TestInterop(t *testing.T) {
 	everyUpstream(t, func(t *testing.T, p *path, serve serveGRPC) {
 		serve(t, "interop", newTestServer(interop.NewTestServer()))
 		for _, c := range interopCases {
-			t.Run(c.name, func(t *testing.T) { runInterop(t, interopCase{c.name, p.entry.proxy, hostOf("interop" + p.suffix)}) })
+			t.Run(c.name, func(t *testing.T) {
+				runInterop(t, interopCase{c.name, p.addr("interop"), hostOf("interop" + p.suffix)})
+			})
 		}
 	})
 }

@@ -36,6 +36,17 @@ type node struct {
 type path struct {
 	entry, owner *node
 	suffix       string
+
+	// Without nodes clients connect to services, by their endpoints.
+	services map[string]string
+}
+
+// addr is where clients of an endpoint connect to.
+func (p *path) addr(endpoint string) string {
+	if p.services != nil {
+		return p.services[endpoint]
+	}
+	return p.entry.proxy
 }
 
 // paths are those that every case takes.

@@ -4,8 +4,8 @@
 //
 // The flow of one listener: the client keeps tunnels to nodes; every stream
 // that the node opens is a connection of a net/http server; the handler sends
-// the request over a pool of keep-alive connections to the service
-// (relay.Pool) and copies the answer back. The node has authenticated, counted
+// the request over a pool of connections to the service (relay.Pool, or
+// relay.HTTP2Pool for what needs it) and copies the answer back. The node has authenticated, counted
 // and marked the request already, so the handler changes no header but the
 // hop-by-hop ones.
 //
@@ -58,6 +58,21 @@ type Config struct {
 	GracePeriod time.Duration
 }
 
+// The values of Listener.UpstreamProtocol.
+const (
+	// UpstreamAuto is HTTP/1.1, and HTTP/2 for what needs it: calls of gRPC, and
+	// streams that go both ways. Whether the service speaks HTTP/2 is found out
+	// when the first of these comes, by ALPN if there is TLS; one that does not
+	// gets them as HTTP/1.1. A TLS service that does not agree to HTTP/1.1 gets
+	// everything as HTTP/2.
+	UpstreamAuto = "auto"
+	// UpstreamHTTP1 is HTTP/1.1 for everything.
+	UpstreamHTTP1 = "http1"
+	// UpstreamHTTP2 is HTTP/2 for everything, with prior knowledge if there is no
+	// TLS. It has no upgrades: a WebSocket's request is an ordinary one to it.
+	UpstreamHTTP2 = "h2"
+)
+
 // Listener is one endpoint and the service behind it.
 type Listener struct {
 	// Endpoint is the name to listen on.
@@ -67,9 +82,16 @@ type Listener struct {
 	// whose connections are forwarded byte by byte.
 	Protocol string
 
-	// Addr is the service: a port, host:port, or a URL (http or https) whose
-	// path is put before the path of every request. A TCP service has no URL.
+	// Addr is the service: a port, host:port, or a URL whose path is put before
+	// the path of every request. Its scheme is http or https; or h2c, grpc
+	// (cleartext both) or grpcs (TLS) for services that speak HTTP/2 only. A TCP
+	// service has no URL.
 	Addr string
+
+	// UpstreamProtocol is what an HTTP service is spoken to: UpstreamHTTP1,
+	// UpstreamHTTP2, or UpstreamAuto, also if empty. The schemes for HTTP/2 mean
+	// UpstreamHTTP2.
+	UpstreamProtocol string
 
 	// ProxyProtocol has a TCP service told who the client is by a PROXY header
 	// before the first byte: "v1" or "v2". Empty is none. A client that the

@@ -190,7 +190,7 @@ func TestRequestThatNeverLeftIsSentOverAnotherConnection(t *testing.T) {
 	a := startAgent(t, service.URL, func(o *agentOptions) {
 		o.access = access
 		o.adjust = func(l *listener) {
-			l.pool.Dial = func(ctx context.Context) (net.Conn, error) {
+			l.upstream.http1.Dial = func(ctx context.Context) (net.Conn, error) {
 				if failDial.Load() {
 					return nil, &dialError{syscall.ECONNREFUSED}
 				}

@@ -37,6 +37,7 @@ func (l *listener) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	defer x.finish() // also when a panic aborts the answer
 	x.body = relay.TakeBody(w, r, relay.BodyOptions{Keep: keepBody})
 	defer x.body.Finish()
+	defer x.begin()()
 	if l.draining.Load() {
 		// The node that is not told of the drain (v0.9.0's has no way to be)
 		// reuses no stream after this, so that the listener comes to an end.
@@ -59,6 +60,7 @@ type exchange struct {
 	w     http.ResponseWriter
 	in    *http.Request
 	body  *relay.Body
+	ctx   context.Context // ends with the client's, and with what begin says
 	url   url.URL
 	start time.Time
 
@@ -82,8 +84,12 @@ func (x *exchange) roundTrip() (*http.Response, error) {
 	}
 	x.body.Attach(out)
 	for {
-		res, err := x.l.pool.RoundTrip(out)
-		if err == nil || x.retries+1 >= maxAttempts || !x.retryable(err) {
+		rt, err := x.l.upstream.choose(out)
+		if err != nil {
+			return nil, err
+		}
+		res, err := rt.RoundTrip(out)
+		if err == nil || x.retries+1 >= maxAttempts || !x.retryable(rt, err) {
 			return res, err
 		}
 		// Another request, since whoever sends that one may not have noticed.
@@ -95,9 +101,15 @@ func (x *exchange) roundTrip() (*http.Response, error) {
 	}
 }
 
-func (x *exchange) retryable(err error) bool {
+func (x *exchange) retryable(rt http.RoundTripper, err error) bool {
+	if x.ctx.Err() != nil {
+		return false
+	}
+	if x.l.upstream.mistaken(rt, err) {
+		return true
+	}
 	_, dial := errors.AsType[*dialError](err)
-	return !dial && relay.NeverExecuted(err) && x.in.Context().Err() == nil
+	return !dial && !errors.Is(err, relay.ErrNotHTTP2) && relay.NeverExecuted(err)
 }
 
 // request is what the service gets: the client's request with the hop-by-hop
@@ -107,7 +119,7 @@ func (x *exchange) request() (*http.Request, error) {
 	if _, err := relay.UpgradeType(x.in.Header); err != nil {
 		return nil, fault.New(fault.MalformedRequest, err)
 	}
-	out := x.in.WithContext(httptrace.WithClientTrace(x.in.Context(), &httptrace.ClientTrace{
+	out := x.in.WithContext(httptrace.WithClientTrace(x.ctx, &httptrace.ClientTrace{
 		Got1xxResponse: x.informational,
 	}))
 	x.url = url.URL{Scheme: x.l.service.scheme, Host: x.l.service.host, Opaque: x.l.service.target(x.in)}
@@ -138,7 +150,9 @@ func (x *exchange) respond(res *http.Response) {
 	n, err := relay.CopyResponse(x.w, res)
 	x.sent = n
 	if err != nil {
-		x.l.brokeOff(err)
+		if x.ctx.Err() == nil {
+			x.l.brokeOff(err)
+		}
 		x.abort(err)
 	}
 }
@@ -161,17 +175,21 @@ func (x *exchange) upgrade(res *http.Response) {
 // no answer: its connection is cut, so that the node does not take the failure
 // for the service's.
 func (x *exchange) fail(err error) {
-	if ctx := x.in.Context(); ctx.Err() != nil {
+	cause := context.Cause(x.ctx)
+	if cause != nil && cause != errDeadline {
 		x.status = statusClientGone
-		x.abort(context.Cause(ctx))
+		x.abort(cause)
 	}
-	if _, ok := errors.AsType[*relay.ClientError](err); ok {
+	if _, ok := errors.AsType[*relay.ClientError](err); ok && cause == nil {
 		x.status = statusClientGone
 		x.abort(err)
 	}
 	x.body.Finish()
-	f := serviceFault(err)
-	x.l.unanswered(f)
+	f := errDeadline
+	if cause == nil {
+		f = serviceFault(err)
+		x.l.unanswered(f)
+	}
 	x.err = f
 	x.status = fault.Write(x.w, x.in, f)
 }

@@ -43,7 +43,7 @@ type listener struct {
 	// Static after construction.
 	cfg            Listener
 	service        *service
-	pool           *relay.Pool // nil for TCP
+	upstream       *upstream // nil for TCP
 	log            *slog.Logger
 	metrics        *listenerMetrics
 	access         *accesslog.Logger // nil is off
@@ -79,7 +79,7 @@ func newListener(cfg *Config, lc Listener, log *slog.Logger, m *metrics, access 
 		return nil, err
 	}
 	l := &listener{
-		cfg: lc, service: service, pool: service.newPool(&lc), log: log, metrics: m.listener(endpoint),
+		cfg: lc, service: service, upstream: newUpstream(&lc, service), log: log, metrics: m.listener(endpoint),
 		connectTimeout: cfg.ConnectTimeout,
 	}
 	if access != nil {
@@ -93,8 +93,8 @@ func newListener(cfg *Config, lc Listener, log *slog.Logger, m *metrics, access 
 // run serves until ctx ends, or until the listener has failed for good; then
 // it returns why. It returns when no goroutine of it is left.
 func (l *listener) run(ctx context.Context, grace time.Duration) error {
-	if l.pool != nil {
-		defer l.pool.Close()
+	if l.upstream != nil {
+		defer l.upstream.close()
 	}
 	ln, err := l.connect(ctx)
 	if err != nil {
@@ -147,6 +147,7 @@ func (l *listener) server(base context.Context) *http.Server {
 		MaxHeaderBytes:               maxHeaderBytes,
 		ErrorLog:                     log.New(serverLog{l.log}, "", 0),
 		BaseContext:                  func(net.Listener) context.Context { return base },
+		ConnContext:                  withStream,
 		ConnState:                    l.connState,
 	}
 }

@@ -8,11 +8,10 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
-
-	"piko/relay"
 )
 
 const (
@@ -20,17 +19,23 @@ const (
 	defaultKeepAlive   = 30 * time.Second
 )
 
+// schemes are those that a service's URL may have. The last three are for
+// services that speak nothing but HTTP/2, as those of gRPC do.
+var schemes = []string{"http", "https", "h2c", "grpc", "grpcs"}
+
 // service is where a listener forwards to: the parsed Addr, and how to dial it.
 // Nothing of it changes after construction.
 type service struct {
 	scheme string // http or https
+	speaks string // auto, http1 or h2; empty for TCP
 	host   string // as in the URL; what the connection pool and the log call it
 	dialTo string // host:port
 	prefix string // path put before the request's, without a slash at its end
 	query  string // put before the request's query
 
 	dialer net.Dialer
-	tls    *tls.Config // nil for http
+	tls    *tls.Config // for HTTP/1.1; nil for cleartext
+	tls2   *tls.Config // for HTTP/2; likewise
 }
 
 // newService parses l.Addr: 3000 is localhost:3000, and host:port is http.
@@ -43,10 +48,41 @@ func newService(l *Listener) (*service, error) {
 		Timeout:         orDefault(l.DialTimeout, defaultDialTimeout),
 		KeepAliveConfig: keepAlive(l.KeepAlive),
 	}
+	if s.speaks, err = speaks(s.scheme, l.UpstreamProtocol); err != nil {
+		return nil, fmt.Errorf("address of the service %q: %w", l.Addr, err)
+	}
+	switch s.scheme {
+	case "h2c", "grpc":
+		s.scheme = "http"
+	case "grpcs":
+		s.scheme = "https"
+	}
 	if s.scheme == "https" {
-		s.tls = serviceTLS(l.TLS, s.dialTo)
+		s.tls = serviceTLS(l.TLS, s.dialTo, "http/1.1")
+		s.tls2 = serviceTLS(l.TLS, s.dialTo, "h2", "http/1.1")
 	}
 	return s, nil
+}
+
+// speaks is what the service is spoken to, by the scheme of its address and by
+// what the listener says.
+func speaks(scheme, protocol string) (string, error) {
+	only2 := scheme == "h2c" || scheme == "grpc" || scheme == "grpcs"
+	switch protocol {
+	case "", UpstreamAuto:
+		if only2 {
+			return UpstreamHTTP2, nil
+		}
+		return UpstreamAuto, nil
+	case UpstreamHTTP1:
+		if only2 {
+			return "", fmt.Errorf("scheme %q means HTTP/2, and the upstream protocol is %s: use http or https", scheme, protocol)
+		}
+		return protocol, nil
+	case UpstreamHTTP2:
+		return protocol, nil
+	}
+	return "", fmt.Errorf("unknown upstream protocol %q: use %s, %s or %s", protocol, UpstreamAuto, UpstreamHTTP1, UpstreamHTTP2)
 }
 
 // orDefault is def for 0.
@@ -66,8 +102,8 @@ func keepAlive(interval time.Duration) net.KeepAliveConfig {
 }
 
 // serviceTLS is base with the host of the address as the name to verify, unless
-// base has another. The service speaks HTTP/1.1 to us, and nothing else.
-func serviceTLS(base *tls.Config, addr string) *tls.Config {
+// base has another, and with the protocols that may be spoken.
+func serviceTLS(base *tls.Config, addr string, protocols ...string) *tls.Config {
 	c := &tls.Config{MinVersion: tls.VersionTLS12}
 	if base != nil {
 		c = base.Clone()
@@ -75,11 +111,11 @@ func serviceTLS(base *tls.Config, addr string) *tls.Config {
 	if c.ServerName == "" {
 		c.ServerName, _, _ = net.SplitHostPort(addr)
 	}
-	c.NextProtos = []string{"http/1.1"}
+	c.NextProtos = protocols
 	return c
 }
 
-// parseAddr understands a port, host:port, and an http or https URL.
+// parseAddr understands a port, host:port, and a URL of HTTP.
 func parseAddr(addr string) (*service, error) {
 	if addr == "" {
 		return nil, fmt.Errorf("missing address of the service: give a port, host:port or a URL")
@@ -128,8 +164,8 @@ func isPort(s string) bool {
 
 func checkURL(u *url.URL) error {
 	switch {
-	case u.Scheme != "http" && u.Scheme != "https":
-		return fmt.Errorf("scheme %q is neither http nor https", u.Scheme)
+	case !slices.Contains(schemes, u.Scheme):
+		return fmt.Errorf("scheme %q is none of %s", u.Scheme, strings.Join(schemes, ", "))
 	case u.Hostname() == "":
 		return fmt.Errorf("the host is missing")
 	case u.Port() != "" && !isPort(u.Port()):
@@ -146,7 +182,7 @@ func portOf(u *url.URL) string {
 	switch {
 	case u.Port() != "":
 		return u.Port()
-	case u.Scheme == "https":
+	case u.Scheme == "https", u.Scheme == "grpcs":
 		return "443"
 	}
 	return "80"
@@ -158,24 +194,31 @@ type dialError struct{ err error }
 func (e *dialError) Error() string { return "connect to service: " + e.err.Error() }
 func (e *dialError) Unwrap() error { return e.err }
 
-// dial opens a connection to the service; the dial time-out covers the TLS
-// handshake too.
+// dial opens a connection to the service for HTTP/1.1, or TCP.
 func (s *service) dial(ctx context.Context) (net.Conn, error) {
+	conn, _, err := s.open(ctx, s.tls)
+	return conn, err
+}
+
+// open opens a connection to the service, encrypted if config is not nil, and
+// returns what protocol was agreed on; the dial time-out covers the TLS
+// handshake too.
+func (s *service) open(ctx context.Context, config *tls.Config) (net.Conn, string, error) {
 	ctx, cancel := context.WithTimeout(ctx, s.dialer.Timeout)
 	defer cancel()
 	conn, err := s.dialer.DialContext(ctx, "tcp", s.dialTo)
 	if err != nil {
-		return nil, &dialError{err}
+		return nil, "", &dialError{err}
 	}
-	if s.tls == nil {
-		return conn, nil
+	if config == nil {
+		return conn, "", nil
 	}
-	secure := tls.Client(conn, s.tls)
+	secure := tls.Client(conn, config)
 	if err := secure.HandshakeContext(ctx); err != nil {
 		conn.Close()
-		return nil, &dialError{fmt.Errorf("handshake with %s: %w", s.dialTo, err)}
+		return nil, "", &dialError{fmt.Errorf("handshake with %s: %w", s.dialTo, err)}
 	}
-	return secure, nil
+	return secure, secure.ConnectionState().NegotiatedProtocol, nil
 }
 
 // target is what goes into the request line: the client's bytes as they are,
@@ -199,18 +242,4 @@ func (s *service) target(r *http.Request) string {
 		query = "&" + query
 	}
 	return path + "?" + s.query + query
-}
-
-// newPool makes the connection pool to the service.
-func (s *service) newPool(l *Listener) *relay.Pool {
-	idle := l.MaxIdle
-	if idle < 0 {
-		idle = 1 << 16 // there are no more ports
-	}
-	return &relay.Pool{
-		Dial:        s.dial,
-		MaxIdle:     idle,
-		IdleTimeout: l.IdleTimeout,
-		RetryStale:  true,
-	}
 }

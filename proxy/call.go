@@ -22,7 +22,8 @@ type call struct {
 	unhook func() bool
 
 	// Owned by the handler's goroutine.
-	hold bool // the entry node waits for a 100 that is not the service's
+	hold bool      // the entry node waits for a 100 that is not the service's
+	due  time.Time // when the client's time for the whole call is over; zero is never. Only set before the first attempt
 
 	// Guarded by mu.
 	mu       sync.Mutex
@@ -57,11 +58,12 @@ func (c *call) end() {
 	c.answer()
 }
 
-// expireAfter gives the whole call, response included, so much time.
-func (c *call) expireAfter(d time.Duration) {
+// expireAfter gives the whole call, response included, so much time, and those who know of it a grace to say so.
+func (c *call) expireAfter(d, grace time.Duration) {
+	c.due = time.Now().Add(d)
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.deadline = setAlarm(c, d, errDeadline)
+	c.deadline = setAlarm(c, d+grace, errDeadline)
 }
 
 func (c *call) clientGone() { c.cancel(context.Cause(c.Context)) }
@@ -110,14 +112,19 @@ func (c *call) Err() error {
 func (c *call) timedOut() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.cause == errNoResponse || c.cause == errDeadline
+	return c.cause == errNoResponse || c.overdue()
 }
 
 // expired reports whether the call took longer than its client allows.
 func (c *call) expired() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.cause == errDeadline
+	return c.overdue()
+}
+
+// overdue wants mu. Servers of gRPC reset a stream whose time is over, which is no other failure than ours to wait.
+func (c *call) overdue() bool {
+	return c.cause == errDeadline || !c.due.IsZero() && !time.Now().Before(c.due)
 }
 
 // Watch implements relay.Watcher.

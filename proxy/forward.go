@@ -141,7 +141,7 @@ func (x *exchange) prepare(target string) {
 	}
 	x.body = relay.TakeBody(x.w, x.r, relay.BodyOptions{Keep: maxKept, Progress: x.readProgress()})
 	if d, ok := x.grpcTimeout(); ok {
-		x.call.expireAfter(d)
+		x.call.expireAfter(d, grpcGrace)
 	}
 }
 

@@ -31,8 +31,7 @@ func (x *exchange) grpcTimeout() (time.Duration, bool) {
 	if x.peer != nil || len(values) != 1 || !isGRPC(x.r) {
 		return 0, false
 	}
-	d, ok := parseGRPCTimeout(values[0])
-	return d + grpcGrace, ok
+	return parseGRPCTimeout(values[0])
 }
 
 // parseGRPCTimeout reads up to eight digits and a unit.

@@ -151,7 +151,7 @@ func (c *Client) Listen(ctx context.Context, endpoint string) (*Listener, error)
 // dialer returns what makes the tunnels of one listener, or a connection, but
 // for the URL. Its instance tells the server which tunnels are of one listener.
 func (c *Client) dialer() tunnel.Dialer {
-	var features []string
+	features := []string{tunnel.FeatureMeta}
 	if c.HTTP2 {
 		features = append(features, tunnel.FeatureH2)
 	}

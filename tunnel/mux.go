@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/netip"
 	"os"
 	"sync"
 	"sync/atomic"
@@ -51,6 +52,7 @@ type muxOptions struct {
 	// allowPeerStreams is how many streams the peer may open: at a node in all,
 	// at an upstream how many it has not accepted yet.
 	allowPeerStreams int
+	meta             bool              // the node's streams begin with a preamble
 	onGoAway         func(code uint32) // called by run, once, without locks; may be nil
 }
 
@@ -78,6 +80,7 @@ type mux struct {
 	lastPeerID uint32 // the highest id that the peer opened
 	peerOpened int    // how many it opened, up to what is allowed at a node
 	backlog    []*Stream
+	greeting   int           // the peer's streams whose preamble has not come yet
 	acceptable sync.Cond     // of backlog and err
 	unacked    int           // streams that we opened and the peer did not accept
 	slot       chan struct{} // closed when unacked falls; nil if nobody waits
@@ -116,11 +119,12 @@ func newMux(c muxConn, node bool, opt muxOptions) *mux {
 // accepted yet. The peer learns of the stream at once, or with the first write
 // if that follows immediately.
 func (m *mux) open(ctx context.Context) (*Stream, error) {
+	client := ClientAddr(ctx)
 	for {
 		if ctx.Err() != nil {
 			return nil, fmt.Errorf("open stream: %w", context.Cause(ctx))
 		}
-		s, wait, err := m.tryOpen()
+		s, wait, err := m.tryOpen(client)
 		if err != nil {
 			return nil, fmt.Errorf("open stream: %w", err)
 		}
@@ -136,7 +140,7 @@ func (m *mux) open(ctx context.Context) (*Stream, error) {
 }
 
 // tryOpen opens a stream, or returns what to wait for before the next try.
-func (m *mux) tryOpen() (s *Stream, wait <-chan struct{}, err error) {
+func (m *mux) tryOpen(client netip.AddrPort) (s *Stream, wait <-chan struct{}, err error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	switch {
@@ -156,7 +160,13 @@ func (m *mux) tryOpen() (s *Stream, wait <-chan struct{}, err error) {
 	}
 	s = newStream(m, m.nextID, true)
 	// With mu held, so that SYNs are in the order of their ids.
-	if err := m.out.control(muxFrame{kind: kindWindow, flags: flagSYN, id: s.id, length: m.extraWindow()}); err != nil {
+	var preamble []byte
+	if m.node && m.opt.meta {
+		var b [1 + maxMeta]byte
+		preamble = appendMeta(b[:0], client)
+		s.sendWindow -= uint32(len(preamble))
+	}
+	if err := m.out.opening(s.id, m.extraWindow(), preamble); err != nil {
 		return nil, nil, err
 	}
 	m.nextID += 2
@@ -172,7 +182,7 @@ func (m *mux) extraWindow() uint32 { return uint32(m.opt.window - initialWindow)
 // accept waits for a stream that the peer opened, and acknowledges it.
 func (m *mux) accept() (*Stream, error) {
 	m.mu.Lock()
-	for len(m.backlog) == 0 && m.err == nil && !m.noMore {
+	for len(m.backlog) == 0 && m.err == nil && !(m.noMore && m.greeting == 0) {
 		m.acceptable.Wait()
 	}
 	if err := m.err; err != nil || len(m.backlog) == 0 {

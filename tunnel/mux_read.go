@@ -140,6 +140,9 @@ func (m *mux) onStreamFrame(f muxFrame) error {
 	if f.has(flagRST) {
 		s.onRST()
 	}
+	if s.unheard {
+		m.greet(s, f)
+	}
 	return nil
 }
 
@@ -159,9 +162,13 @@ func (m *mux) onSYN(f muxFrame) (refused bool, err error) {
 	} else {
 		s := newStream(m, f.id, false)
 		m.add(s)
-		m.backlog = append(m.backlog, s)
 		m.peerOpened++
-		m.acceptable.Signal()
+		if m.opt.meta && !m.node {
+			m.awaitGreeting(s)
+		} else {
+			m.backlog = append(m.backlog, s)
+			m.acceptable.Signal()
+		}
 	}
 	m.mu.Unlock()
 	if !refused {
@@ -178,7 +185,7 @@ func (m *mux) onSYN(f muxFrame) (refused bool, err error) {
 
 // refuses says whether another stream of the peer's is too much. It needs mu.
 func (m *mux) refuses() bool {
-	opened := len(m.backlog)
+	opened := len(m.backlog) + m.greeting
 	if m.node {
 		opened = m.peerOpened
 	}

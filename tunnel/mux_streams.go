@@ -38,6 +38,7 @@ func (m *mux) remove(s *Stream, window uint32) {
 	m.shrink()
 	m.ackedLocked(s)
 	m.late.add(window)
+	m.greeted(s)
 	for i, waiting := range m.backlog {
 		if waiting == s {
 			m.backlog = append(m.backlog[:i], m.backlog[i+1:]...)
@@ -73,6 +74,11 @@ func (m *mux) await(s *Stream) {
 	if m.streams[s.id] != s {
 		return
 	}
+	m.lingerLocked(s)
+}
+
+// lingerLocked needs mu.
+func (m *mux) lingerLocked(s *Stream) {
 	s.lingerUntil = time.Now().Add(lingerTime)
 	if m.lingering {
 		return

@@ -115,6 +115,7 @@ func (o Options) mux(node bool, peer Peer, onGoAway func(uint32)) muxOptions {
 		maxStreams:       streams,
 		maxBuffered:      maxBuffered,
 		allowPeerStreams: allow,
+		meta:             slices.Contains(peer.Features, FeatureControl) && slices.Contains(peer.Features, FeatureMeta),
 		onGoAway:         onGoAway,
 	}
 }

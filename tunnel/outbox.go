@@ -202,6 +202,21 @@ func (o *outbox) control(f muxFrame) error {
 	return o.controlLocked(f)
 }
 
+// opening appends the frame that opens a stream, and its preamble if there is
+// one.
+func (o *outbox) opening(id, window uint32, preamble []byte) error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if err := o.controlLocked(muxFrame{kind: kindWindow, flags: flagSYN, id: id, length: window}); err != nil {
+		return err
+	}
+	if len(preamble) > 0 {
+		o.grow(dataSize(len(preamble)))
+		o.buf.b = appendData(o.buf.b, id, preamble)
+	}
+	return nil
+}
+
 // pong answers a ping.
 func (o *outbox) pong(opaque uint32) error {
 	o.mu.Lock()

@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"runtime"
 	"testing"
 	"time"
@@ -165,4 +166,45 @@ func TestOldAgentSeesGoAway2AndNoOrderlyEnd(t *testing.T) {
 			t.Errorf("the agent's session ended with %v", err)
 		}
 	})
+}
+
+// A v0.9.0 node does not know what our upstream offers, and begins its streams
+// with the first byte.
+func TestOldNodeSendsNoPreamble(t *testing.T) {
+	opened := make(chan *yamux.Session, 1)
+	upgrader := websocket.Upgrader{}
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		ws, err := upgrader.Upgrade(w, r, nil)
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		node, err := yamux.Server(&gorillaBytes{Conn: ws}, quietYamux())
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		opened <- node
+	}))
+	defer srv.Close()
+	up, err := (&Dialer{URL: srv.URL, Features: []string{FeatureMeta, FeatureH2}}).Dial(t.Context(), "endpoint")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer up.Close()
+	node := <-opened
+	defer node.Close()
+	a, err := node.Open()
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := up.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	mustWrite(t, a, "\x00\x05hello")
+	mustRead(t, b, "\x00\x05hello")
+	if b.ClientAddr().IsValid() {
+		t.Errorf("the client is %v", b.ClientAddr())
+	}
 }

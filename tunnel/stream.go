@@ -56,7 +56,10 @@ type Stream struct {
 
 	// Guarded by m.mu.
 	unacked     bool      // counted in m.unacked
-	lingerUntil time.Time // zero unless closed and waiting for the peer
+	lingerUntil time.Time // zero unless closed and waiting for the peer, or greeting
+	greeting    bool      // counted in m.greeting
+
+	unheard bool // the preamble has not come; belongs to the read loop
 
 	// Guarded by m.out.mu.
 	queued     bool

@@ -15,7 +15,7 @@ import (
 type agentCmd struct {
 	agentConfig
 
-	HTTP  agentHTTPCmd  `cmd:"" name:"http" help:"Listen on one endpoint and forward its requests to an HTTP or HTTPS service."`
+	HTTP  agentHTTPCmd  `cmd:"" name:"http" help:"Listen on one endpoint and forward its requests to an HTTP, HTTPS or gRPC service."`
 	TCP   agentTCPCmd   `cmd:"" name:"tcp" help:"Listen on one endpoint and forward its connections to a TCP service."`
 	Start agentStartCmd `cmd:"" help:"Listen on every endpoint that the configuration file lists."`
 }
@@ -23,7 +23,7 @@ type agentCmd struct {
 // agentHTTPCmd is `piko agent http`.
 type agentHTTPCmd struct {
 	Endpoint string `arg:"" help:"Endpoint to listen on: 1 to 253 letters, digits and . _ ~ : @ -"`
-	Addr     string `arg:"" help:"The service: a port of this machine, host:port, or a URL such as https://10.0.0.5/api."`
+	Addr     string `arg:"" help:"The service: a port of this machine, host:port, or a URL such as https://10.0.0.5/api. h2c://, grpc:// and grpcs:// are services that speak HTTP/2 only."`
 	listenerOptions
 }
 
@@ -34,6 +34,7 @@ Examples:
   piko agent http my-endpoint 3000
   piko agent http my-endpoint 10.0.0.5:8080 --connect.url https://piko.example.com:8001
   piko agent http my-endpoint https://intranet/app --access-log.disable
+  piko agent http my-endpoint grpc://10.0.0.5:50051
   piko agent http my-endpoint 3000 --connect.url http://node-1:8001 --connect.url http://node-2:8001
   PIKO_CONNECT_TOKEN=$(cat token) piko agent http my-endpoint 3000
 

@@ -106,6 +106,8 @@ type listenerOptions struct {
 	AccessLog  accessLogConfig  `embed:"" prefix:"access-log." group:"Access log"`
 	Timeout    time.Duration    `default:"10s" group:"Service" help:"How long connecting to the service may take. How long it may take to answer is the server's --proxy.timeout."`
 	HTTPClient httpClientConfig `embed:"" prefix:"http-client." group:"Service"`
+
+	UpstreamProtocol string `default:"auto" enum:"auto,http1,h2" group:"Service" help:"How the service is spoken to. auto is HTTP/1.1, and HTTP/2 for gRPC and streams that go both ways, if the service speaks it."` // http only
 }
 
 // httpClientConfig is the http_client section of a listener.
@@ -146,6 +148,8 @@ func (l *listenerConfig) check() error {
 	switch tcp := l.Protocol == "tcp"; {
 	case tcp && l.TLS != (clientTLSConfig{}):
 		return errors.New("tls: not for protocol: tcp, whose bytes pass as they are; take it away")
+	case tcp && l.UpstreamProtocol != agent.UpstreamAuto:
+		return errors.New("upstream_protocol: not for protocol: tcp, whose bytes pass as they are; take it away")
 	case !tcp && l.ProxyProtocol != "off":
 		return errors.New("proxy_protocol: for protocol: tcp only; an HTTP service finds the client in X-Forwarded-For")
 	}
@@ -185,6 +189,8 @@ func (l *listenerConfig) listener(name string) (agent.Listener, error) {
 		IdleTimeout: zeroIsOff(l.HTTPClient.IdleConnTimeout),
 		MaxIdle:     l.HTTPClient.MaxIdleConns,
 		TLS:         tlsConfig,
+
+		UpstreamProtocol: l.UpstreamProtocol,
 	}
 	if l.ProxyProtocol != "off" {
 		out.ProxyProtocol = l.ProxyProtocol

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"sync"
 	"testing"
@@ -145,5 +146,62 @@ func TestCancelledCallsEndAtTheSDK(t *testing.T) {
 		}
 		in.Close()
 		calling.Wait()
+	}
+}
+
+func TestTheSDKDialsTheSDKOnEveryNode(t *testing.T) {
+	nodes := startCluster(t, 2, nil)
+	ln, err := (&client.Client{URL: "http://" + nodes[0].UpstreamAddr().String(), Protocol: "tcp"}).Listen(t.Context(), "bytes")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var serving sync.WaitGroup
+	serving.Go(func() { serveBytes(ln, &serving) })
+	t.Cleanup(func() {
+		ln.Shutdown(context.WithoutCancel(t.Context()))
+		serving.Wait()
+	})
+	for _, n := range nodes {
+		t.Run("through "+n.id, func(t *testing.T) {
+			ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+			defer cancel()
+			c := &client.Client{URL: "http://" + n.ProxyAddr().String()}
+			for command, want := range map[string]string{"echo": "echo", "reset": ""} {
+				conn, err := c.Dial(ctx, "bytes")
+				if err != nil {
+					t.Fatal(err)
+				}
+				io.WriteString(conn, command)
+				if err := conn.(interface{ CloseWrite() error }).CloseWrite(); err != nil {
+					t.Error(err)
+				}
+				got, err := io.ReadAll(conn)
+				if string(got) != want || (err == nil) != (command == "echo") {
+					t.Errorf("%s: read %q, %v", command, got, err)
+				}
+				conn.Close()
+			}
+		})
+	}
+}
+
+// serveBytes sends back what comes on a connection, after its end; "reset" resets
+// it.
+func serveBytes(ln net.Listener, serving *sync.WaitGroup) {
+	for {
+		conn, err := ln.Accept()
+		if err != nil {
+			return
+		}
+		serving.Go(func() {
+			defer conn.Close()
+			switch b, err := io.ReadAll(conn); {
+			case err != nil:
+			case string(b) == "reset":
+				conn.(interface{ Reset() }).Reset()
+			default:
+				conn.Write(b)
+			}
+		})
 	}
 }

@@ -7,9 +7,7 @@ import (
 	"sync"
 
 	"piko/proxy"
-	"piko/relay"
 	"piko/router"
-	"piko/tunnel"
 	"piko/upstreamconn"
 )
 
@@ -29,9 +27,6 @@ func startPiko() *pikoServer {
 	if err != nil {
 		panic(err)
 	}
-	clients := http.NewServeMux()
-	clients.Handle("/", public)
-	clients.HandleFunc(tunnel.TCPPath+"{endpoint}", func(w http.ResponseWriter, r *http.Request) { carryTCP(table, w, r) })
 
 	var running sync.WaitGroup
 	ctx, cancel := context.WithCancel(context.Background())
@@ -45,7 +40,7 @@ func startPiko() *pikoServer {
 		running.Go(func() { srv.Serve(ln) })
 		return srv, "http://" + ln.Addr().String()
 	}
-	proxyPort, proxyURL := serve(clients)
+	proxyPort, proxyURL := serve(public)
 	upstreamPort, upstreamURL := serve(upstreams.Handler())
 	return &pikoServer{upstreamURL, proxyURL, func() {
 		proxyPort.Close()
@@ -54,24 +49,4 @@ func startPiko() *pikoServer {
 		cancel()
 		running.Wait()
 	}}
-}
-
-// carryTCP is what a node does for Dial.
-func carryTCP(table *router.Table, w http.ResponseWriter, r *http.Request) {
-	route := table.Lookup(r.PathValue("endpoint"))
-	if route == nil {
-		http.Error(w, "no available upstreams", http.StatusBadGateway)
-		return
-	}
-	service, err := route.Locals[0].Upstream().Open(r.Context())
-	if err != nil {
-		http.Error(w, err.Error(), http.StatusBadGateway)
-		return
-	}
-	conn, err := tunnel.AcceptTCP(w, r)
-	if err != nil {
-		service.Close()
-		return
-	}
-	relay.Splice(context.Background(), conn, service)
 }

@@ -36,6 +36,7 @@ func (x *exchange) begin() (end func()) {
 	x.ctx = x.in.Context()
 	end = func() {}
 	if d, ok := fault.GRPCTimeout(x.in.Header); ok {
+		x.due = x.start.Add(d)
 		x.ctx, end = context.WithTimeoutCause(x.ctx, d+grpcGrace, errDeadline)
 	}
 	stream, ok := x.ctx.Value(streamKey{}).(net.Conn)
@@ -51,4 +52,14 @@ func (x *exchange) begin() (end func()) {
 		cancel(nil)
 		timeout()
 	}
+}
+
+// ended is why nobody waits for the service any more; nil if its failure is one.
+// Servers of gRPC reset a stream whose time is over.
+func (x *exchange) ended() error {
+	cause := context.Cause(x.ctx)
+	if cause == nil && !x.due.IsZero() && !time.Now().Before(x.due) {
+		return errDeadline
+	}
+	return cause
 }

@@ -63,6 +63,7 @@ type exchange struct {
 	ctx   context.Context // ends with the client's, and with what begin says
 	url   url.URL
 	start time.Time
+	due   time.Time // when the time of a call is over; zero is never
 
 	status   int
 	upgraded bool
@@ -175,7 +176,7 @@ func (x *exchange) upgrade(res *http.Response) {
 // no answer: its connection is cut, so that the node does not take the failure
 // for the service's.
 func (x *exchange) fail(err error) {
-	cause := context.Cause(x.ctx)
+	cause := x.ended()
 	if cause != nil && cause != errDeadline {
 		x.status = statusClientGone
 		x.abort(cause)

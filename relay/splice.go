@@ -35,7 +35,9 @@ func (e *SpliceError) Unwrap() error { return e.Err }
 // whose CloseWrite says errors.ErrUnsupported, has only one end: when the direction that leads to it is over, both
 // connections are closed in order. Both are closed in order, too, when both directions have ended. A failure of one
 // connection resets the other, as does the end of ctx, so that nobody takes a part for the whole: with the method Reset
-// or Abort, or SetLinger(0) and Close. What a connection had sent before it failed is passed on first.
+// or Abort, or SetLinger(0) and Close. What a connection had sent before it failed is passed on first. Behind the end of
+// what it sends nobody reads a connection; if it has a method `Done() <-chan struct{}`, a failure is noticed there, too:
+// that of a, which is the client's side, resets b at once, that of b gives a a second to read its answer.
 //
 // Nothing is cut for being idle, and nothing is read from one side that the other does not take but for one buffer. An
 // idle direction holds no buffer if it is a TCP connection, and 1 KiB otherwise.
@@ -56,6 +58,9 @@ type splice struct {
 
 	over atomic.Bool // both were closed or reset: failures mean nothing any more
 
+	copying atomic.Int32  // directions
+	copied  chan struct{} // closed when there are none any more
+
 	// Guarded by mu.
 	mu  sync.Mutex
 	err error // the first
@@ -75,7 +80,8 @@ type direction struct {
 }
 
 func newSplice(a, b io.ReadWriteCloser) *splice {
-	s := new(splice)
+	s := &splice{copied: make(chan struct{})}
+	s.copying.Store(2)
 	s.forth = direction{s: s, src: a, dst: b, w: b}
 	s.back = direction{s: s, src: b, dst: a, w: a}
 	return s
@@ -143,8 +149,33 @@ func afterContext(ctx context.Context, f func()) (stop func()) {
 	}
 }
 
-// copy copies until src ends or something fails, and sees to what follows from that.
+// copy copies until src ends or something fails, and watches over src until the other direction is over, too.
 func (d *direction) copy() {
+	d.copyAll()
+	if d.s.copying.Add(-1) == 0 {
+		close(d.s.copied)
+	}
+	gone, ok := d.src.(interface{ Done() <-chan struct{} })
+	if !ok {
+		return
+	}
+	select {
+	case <-d.s.copied:
+		return
+	case <-gone.Done():
+	}
+	d.s.fail(d.src, "read", errGone)
+	// Nobody is left for what b does. But a may still read its answer, as one that was early.
+	if d == &d.s.forth || setReadDeadline(d.dst, time.Now().Add(lastWords)) != nil {
+		d.s.reset()
+	}
+}
+
+// errGone is the failure of a connection that nobody reads any more.
+var errGone = errors.New("connection is gone")
+
+// copyAll copies until src ends or something fails, and sees to what follows from that.
+func (d *direction) copyAll() {
 	readErr, writeErr := d.pump()
 	switch {
 	case readErr == nil && (writeErr == nil || writeErr == errAnswered):

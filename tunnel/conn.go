@@ -179,7 +179,7 @@ func (c *Conn) drain() {
 	defer c.mu.Unlock()
 	switch {
 	case c.closed:
-	case err == io.EOF && (c.eofSent || c.c.in.closeCode != 0 && c.c.in.orderly()):
+	case c.eofSent, err == io.EOF && c.c.in.closeCode == closeNormal:
 		c.peerClosed()
 	default:
 		_ = c.fail(c.brokenBy(err))

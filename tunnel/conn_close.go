@@ -20,8 +20,11 @@ func (c *Conn) Close() error {
 		c.c.close(0, "")
 		return nil
 	}
-	if c.sayEnd() {
-		c.awaitClose()
+	if c.endSide() {
+		// If there is no room for it now: all that matters is on its way.
+		if c.c.sendClose(closeNormal, "", errClosedHere) {
+			c.awaitClose()
+		}
 		c.c.close(0, "")
 	} else {
 		c.c.abort(closeInternal, resetReason)
@@ -61,10 +64,10 @@ func (c *Conn) begin(f func()) bool {
 	return true
 }
 
-// sayEnd tells the peer that both sides have ended in order, and reports whether
-// it could. If a Write is under way and does not come to its end, it must not:
-// the peer would take a part for the whole.
-func (c *Conn) sayEnd() bool {
+// endSide ends our side for Close, if that was not done before, and reports
+// whether it could. If a Write is under way and does not come to its end, it
+// must not: the peer would take a part for the whole.
+func (c *Conn) endSide() bool {
 	t := time.NewTimer(controlTimeout)
 	defer t.Stop()
 	select {
@@ -76,10 +79,7 @@ func (c *Conn) sayEnd() bool {
 	c.mu.Lock()
 	failed, open := c.err != nil || c.cut, c.half && !c.eofSent && !c.peerDone
 	c.mu.Unlock()
-	if failed || open && !c.c.writeWithin(controlTimeout, opText, eofPayload) {
-		return false
-	}
-	return c.c.sendClose(closeNormal, "", errClosedHere)
+	return !failed && (!open || c.c.writeWithin(controlTimeout, opText, eofPayload))
 }
 
 // awaitClose reads until the peer has closed, too: if we went first, what it

@@ -5,6 +5,7 @@ import (
 	"net"
 	"net/http"
 	"sync"
+	"time"
 
 	"piko/proxy"
 	"piko/router"
@@ -17,6 +18,16 @@ type pikoServer struct {
 	UpstreamURL string // for Listen
 	ProxyURL    string // for Dial, and for HTTP clients
 	Stop        func()
+
+	table *router.Table
+}
+
+// WaitFor waits until the endpoint is served: a server knows of a listener a
+// moment after the listener knows of the server.
+func (p *pikoServer) WaitFor(endpoint string) {
+	for p.table.Lookup(endpoint) == nil {
+		<-time.After(time.Millisecond)
+	}
 }
 
 // startPiko starts a server on two ports of its own.
@@ -42,11 +53,12 @@ func startPiko() *pikoServer {
 	}
 	proxyPort, proxyURL := serve(public)
 	upstreamPort, upstreamURL := serve(upstreams.Handler())
-	return &pikoServer{upstreamURL, proxyURL, func() {
+	stop := func() {
 		proxyPort.Close()
 		upstreamPort.Close()
 		upstreams.Close(ctx)
 		cancel()
 		running.Wait()
-	}}
+	}
+	return &pikoServer{upstreamURL, proxyURL, stop, table}
 }

@@ -62,6 +62,7 @@ func ExampleClient_Listen() {
 	go http.Serve(ln, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		fmt.Fprintf(w, "hello, %s", r.URL.Query().Get("name"))
 	}))
+	piko.WaitFor("hello")
 
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, piko.ProxyURL+"/greet?name=world", nil)
 	if err != nil {
@@ -101,6 +102,7 @@ func ExampleClient_Listen_webSocket() {
 			ws.WriteMessage(kind, bytes.ToUpper(text))
 		}
 	}))
+	piko.WaitFor("shout")
 
 	url := strings.Replace(piko.ProxyURL, "http:", "ws:", 1)
 	ws, _, err := websocket.DefaultDialer.DialContext(ctx, url, http.Header{"x-piko-endpoint": {"shout"}})

@@ -26,6 +26,16 @@ import (
 type exampleServer struct {
 	UpstreamURL, ProxyURL string
 	Stop                  func()
+
+	table *router.Table
+}
+
+// WaitFor waits until the endpoint is served: a server knows of a listener a
+// moment after the listener knows of the server.
+func (p *exampleServer) WaitFor(endpoint string) {
+	for p.table.Lookup(endpoint) == nil {
+		<-time.After(time.Millisecond)
+	}
 }
 
 func startPiko() *exampleServer {
@@ -51,13 +61,14 @@ func startPiko() *exampleServer {
 	}
 	proxyPort, proxyURL := serve(public)
 	upstreamPort, upstreamURL := serve(upstreams.Handler())
-	return &exampleServer{upstreamURL, proxyURL, func() {
+	stop := func() {
 		proxyPort.Close()
 		upstreamPort.Close()
 		upstreams.Close(ctx)
 		cancel()
 		running.Wait()
-	}}
+	}
+	return &exampleServer{upstreamURL, proxyURL, stop, table}
 }
 
 // A gRPC server with an endpoint. Its clients name the endpoint as the first
@@ -84,6 +95,7 @@ func Example_grpcServer() {
 		log.Fatal(err)
 	}
 	defer conn.Close()
+	piko.WaitFor("greeter")
 	res, err := healthpb.NewHealthClient(conn).Check(ctx, &healthpb.HealthCheckRequest{})
 	fmt.Println(res.GetStatus(), err)
 

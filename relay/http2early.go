@@ -22,11 +22,8 @@ type informational struct {
 	header http.Header
 }
 
-// got1xx is called for each 1xx response.
+// got1xx is called for each 1xx response. An error ends the exchange.
 func (x *http2Exchange) got1xx(status int, header textproto.MIMEHeader) error {
-	if status == http.StatusSwitchingProtocols {
-		return x.refuse(malformed("status 101 in HTTP/2"))
-	}
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	e := &x.early
@@ -36,10 +33,12 @@ func (x *http2Exchange) got1xx(status int, header textproto.MIMEHeader) error {
 	if x.expects() {
 		most++ // the 100 that was asked for
 	}
-	if e.count++; e.count > most {
+	switch e.count++; {
+	case status == http.StatusSwitchingProtocols:
+		return x.refuse(malformed("status 101 in HTTP/2"))
+	case e.count > most:
 		return x.refuse(malformed("more than %d informational responses", maxInformational))
-	}
-	if e.closed || e.unasked || x.aborted {
+	case e.closed || e.unasked || x.aborted:
 		return nil
 	}
 	e.queue = append(e.queue, informational{status, http.Header(header)})
@@ -50,9 +49,11 @@ func (x *http2Exchange) got1xx(status int, header textproto.MIMEHeader) error {
 	return nil
 }
 
-// refuse ends the exchange for a reason that is found in the connection's goroutine.
+// refuse takes note of why the exchange ends. It wants mu.
 func (x *http2Exchange) refuse(err error) error {
-	go x.Abort(&exchangeError{op: "read response", err: err, responded: true})
+	if x.cause == nil {
+		x.cause = err
+	}
 	return err
 }
 

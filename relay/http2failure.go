@@ -4,14 +4,16 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"strings"
 )
 
 const (
 	// streamRefused is the code of a stream of which nothing was done (RFC 9113, section 8.7).
 	streamRefused = 7
 	// What net/http says, which has no other names for these.
-	fromPeer  = "received from peer"
-	gotGoAway = "http2: Transport received Server's graceful shutdown GOAWAY"
+	fromPeer   = "received from peer"
+	gotGoAway  = "http2: Transport received Server's graceful shutdown GOAWAY"
+	brokeRules = "connection error: "
 )
 
 // streamError has the form of net/http's error for a stream that was reset, which can be had as this by errors.As.
@@ -50,8 +52,11 @@ func notTaken(err error) bool {
 	return err.Error() == gotGoAway
 }
 
-// protocolError finds out what net/http itself reset a stream for.
+// protocolError finds out what net/http itself reset a stream for, or ended the connection.
 func protocolError(err error) error {
+	if strings.HasPrefix(err.Error(), brokeRules) {
+		return malformed("%v", err)
+	}
 	s, ok := errors.AsType[streamError](err)
 	if !ok || s.Cause != nil && s.Cause.Error() == fromPeer {
 		return unexpected(err)

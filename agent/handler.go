@@ -90,8 +90,12 @@ func (x *exchange) roundTrip() (*http.Response, error) {
 			return nil, err
 		}
 		res, err := rt.RoundTrip(out)
-		if err == nil || x.retries+1 >= maxAttempts || !x.retryable(rt, err) {
-			return res, err
+		if err == nil {
+			x.l.upstream.answered(rt)
+			return res, nil
+		}
+		if x.retries+1 >= maxAttempts || !x.retryable(rt, err) {
+			return nil, err
 		}
 		// Another request, since whoever sends that one may not have noticed.
 		out = out.WithContext(out.Context())
@@ -106,7 +110,7 @@ func (x *exchange) retryable(rt http.RoundTripper, err error) bool {
 	if x.ctx.Err() != nil {
 		return false
 	}
-	if x.l.upstream.mistaken(rt, err) {
+	if x.l.upstream.mistaken(x.ctx, rt, err) {
 		return true
 	}
 	_, dial := errors.AsType[*dialError](err)

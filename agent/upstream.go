@@ -32,8 +32,10 @@ type upstream struct {
 	http1   *relay.Pool
 	http2   *relay.HTTP2Pool
 
-	connects atomic.Int64 // connections for HTTP/2 that were opened, before it was known whether they are
-	only2    atomic.Bool  // the service does not agree to HTTP/1.1
+	connects atomic.Int64  // connections for HTTP/2 that were opened, before it was known whether they are
+	only2    atomic.Bool   // the service does not agree to HTTP/1.1
+	heard1   atomic.Bool   // the service has answered in HTTP/1.1, and not failed since
+	asking   chan struct{} // full while somebody is in isOnly2
 
 	// Guarded by mu.
 	mu      sync.Mutex
@@ -47,7 +49,7 @@ func newUpstream(l *Listener, s *service) *upstream {
 	if idle < 0 {
 		idle = 1 << 16 // there are no more ports
 	}
-	u := &upstream{service: s}
+	u := &upstream{service: s, asking: make(chan struct{}, 1)}
 	u.http1 = &relay.Pool{Dial: u.dial1, MaxIdle: idle, IdleTimeout: l.IdleTimeout, RetryStale: true}
 	u.http2 = &relay.HTTP2Pool{Dial: u.dial2, TLS: s.tls != nil, IdleTimeout: l.IdleTimeout, RetryStale: true}
 	return u
@@ -67,6 +69,9 @@ func (u *upstream) choose(req *http.Request) (http.RoundTripper, error) {
 	case u.service.speaks == UpstreamHTTP2 || u.only2.Load():
 		return u.http2, nil
 	case !relay.NeedsHTTP2(req):
+		if u.unsure(req) && u.isOnly2(req.Context()) {
+			return u.http2, nil
+		}
 		return u.http1, nil
 	}
 	yes, err := u.ask(req.Context())
@@ -112,12 +117,12 @@ func (u *upstream) learn(speaks2 bool) {
 // mistaken reports whether a request failed only because the service speaks
 // another protocol than was thought, and learns that: it may have been replaced
 // by another. Nothing of the request has reached it.
-func (u *upstream) mistaken(rt http.RoundTripper, err error) bool {
+func (u *upstream) mistaken(ctx context.Context, rt http.RoundTripper, err error) bool {
 	if u.service.speaks != UpstreamAuto {
 		return false
 	}
 	if rt == u.http1 {
-		return errors.Is(err, errRefusesHTTP1)
+		return u.refuses(ctx, err)
 	}
 	if !errors.Is(err, relay.ErrNotHTTP2) {
 		return false

@@ -2,11 +2,11 @@
 
 // Package e2e holds the end-to-end tests: they build the real binary once, start it as
 // operators do (flags, signals, environment), and look at it from outside only, through
-// curl, raw sockets, nginx and haproxy, its exit status, its log and /proc.
+// curl, redis, psql, ssh, raw sockets, nginx and haproxy, its exit status, its log and /proc.
 //
 //	go test -tags e2e ./e2e
 //
-// They need Linux. A test that needs nginx, haproxy or curl is skipped where the program is
+// They need Linux. A test that needs one of these programs is skipped where it is
 // missing, and fails instead when the environment has CI=true, so that a green run in CI
 // means that everything ran.
 //

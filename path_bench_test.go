@@ -196,17 +196,17 @@ func startBenchNode(ctx context.Context, secret []secret, join ...joinAddr) *ser
 }
 
 // startBenchTunnel runs an agent at the first node, and returns the address of the last.
-func startBenchTunnel(ctx context.Context, origin string, nodes ...*server) (address string) {
+func startBenchTunnel(ctx context.Context, origin, endpoint string, nodes ...*server) (address string) {
 	log := slog.New(slog.DiscardHandler)
 	a, err := agent.New(agent.Config{Listeners: []agent.Listener{{
-		Endpoint: "bench", Addr: origin, AccessLog: accesslog.Config{Disable: true},
+		Endpoint: endpoint, Addr: origin, AccessLog: accesslog.Config{Disable: true},
 	}}}, &client.Client{URL: "http://" + nodes[0].UpstreamAddr().String()}, log, nil, nil)
 	if err != nil {
 		panic(err)
 	}
 	go a.Run(ctx)
 	last := nodes[len(nodes)-1]
-	for last.table.Lookup("bench") == nil {
+	for last.table.Lookup(endpoint) == nil {
 		runtime.Gosched()
 	}
 	return "http://" + last.ProxyAddr().String()
@@ -220,7 +220,11 @@ func runPathChild(system string) {
 	var address string
 	switch system {
 	case "tunnel":
-		address = startBenchTunnel(ctx, origin, startBenchNode(ctx, nil))
+		address = startBenchTunnel(ctx, origin, "bench", startBenchNode(ctx, nil))
+	case "tunnels":
+		node := startBenchNode(ctx, nil)
+		startBenchTunnel(ctx, origin, "other", node)
+		address = startBenchTunnel(ctx, origin, "bench", node)
 	case "hop", "hop-secret":
 		var common []secret
 		if system == "hop-secret" {
@@ -228,7 +232,7 @@ func runPathChild(system string) {
 		}
 		first := startBenchNode(ctx, common)
 		second := startBenchNode(ctx, common, joinAddr(first.GossipAddr()))
-		address = startBenchTunnel(ctx, origin, first, second)
+		address = startBenchTunnel(ctx, origin, "bench", first, second)
 	case "chained":
 		address = serveLocal(chainedProxy(serveLocal(chainedProxy(origin))))
 	}

@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"os"
@@ -45,6 +46,7 @@ var leavings = []leaving{
 	{"an HTTP/2 upload", leaveStream("PUT", "/upload", "application/octet-stream")},
 	{"an HTTP/2 download", leaveStream("GET", "/download", "")},
 	{"a gRPC call", leaveStream("POST", "/call", "application/grpc")},
+	{"an HTTP/2 connection", leaveConnection},
 	{"a WebSocket", leaveWebSocket},
 }
 
@@ -72,36 +74,56 @@ func closeOrReset(conn net.Conn, id string) func() {
 
 // leaveStream sends a request as one of many on an HTTP/2 connection, and cancels it.
 func leaveStream(method, path, kind string) func(*leaver, string) (func(), error) {
-	return func(l *leaver, id string) (func(), error) {
-		ctx, cancel := context.WithCancel(context.Background())
-		var body io.Reader
-		var out *io.PipeWriter
-		if kind != "" {
-			body, out = io.Pipe()
-		}
-		req, err := http.NewRequestWithContext(ctx, method, l.w.entry.url(path+"?id="+id), body)
-		if err != nil {
-			cancel()
-			return nil, err
-		}
-		req.Header = http.Header{"X-Piko-Endpoint": {"http"}}
-		if kind != "" {
-			req.Header.Set("Content-Type", kind)
-			l.wg.Go(func() {
-				io.WriteString(out, "hello\n")
-				<-ctx.Done()
-				out.CloseWithError(ctx.Err())
-			})
-		}
-		l.wg.Go(func() {
-			if res, err := l.h2.Do(req); err == nil {
-				res.Body.Read(make([]byte, 1))
-				<-ctx.Done()
-				res.Body.Close()
-			}
-		})
-		return cancel, nil
+	return func(l *leaver, id string) (func(), error) { return l.stream(l.h2, method, path, kind, id) }
+}
+
+// leaveConnection makes a call on an HTTP/2 connection of its own, and closes that.
+func leaveConnection(l *leaver, id string) (func(), error) {
+	conn, err := net.DialTimeout("tcp", l.w.entry.proxy, 5*time.Second)
+	if err != nil {
+		return nil, err
 	}
+	only := &http.Client{Transport: &http.Transport{
+		Protocols:   l.h2.Transport.(*http.Transport).Protocols,
+		DialContext: func(context.Context, string, string) (net.Conn, error) { return conn, nil },
+	}}
+	cancel, err := l.stream(only, "POST", "/call", "application/grpc", id)
+	return func() {
+		closeOrReset(conn, id)()
+		cancel()
+	}, err
+}
+
+// stream sends a request by HTTP/2 and returns what cancels it.
+func (l *leaver) stream(client *http.Client, method, path, kind, id string) (context.CancelFunc, error) {
+	ctx, cancel := context.WithCancel(context.Background())
+	var body io.Reader
+	var out *io.PipeWriter
+	if kind != "" {
+		body, out = io.Pipe()
+	}
+	req, err := http.NewRequestWithContext(ctx, method, l.w.entry.url(path+"?id="+id), body)
+	if err != nil {
+		cancel()
+		return nil, err
+	}
+	req.Header = http.Header{"X-Piko-Endpoint": {"http"}}
+	if kind != "" {
+		req.Header.Set("Content-Type", kind)
+		l.wg.Go(func() {
+			io.WriteString(out, "hello\n")
+			<-ctx.Done()
+			out.CloseWithError(ctx.Err())
+		})
+	}
+	l.wg.Go(func() {
+		if res, err := client.Do(req); err == nil {
+			res.Body.Read(make([]byte, 1))
+			<-ctx.Done()
+			res.Body.Close()
+		}
+	})
+	return cancel, nil
 }
 
 func leaveWebSocket(l *leaver, id string) (func(), error) {
@@ -206,10 +228,7 @@ func (l *leaver) check(t *testing.T, k leaving, more ...func() (int, error)) {
 	for i, count := range more {
 		counts[fmt.Sprint("what process ", i, " has")] = count
 	}
-	base := map[string]int{}
-	for name, count := range counts {
-		base[name] = steady(t, count)
-	}
+	base := steady(t, counts)
 	took, errs := l.leaveMany(k, 1000)
 	if len(errs) > 0 {
 		t.Errorf("of %d calls %d went wrong: %v", len(took), len(errs), errs[:min(5, len(errs))])
@@ -231,22 +250,22 @@ func (l *leaver) check(t *testing.T, k leaving, more ...func() (int, error)) {
 
 func round(d time.Duration) time.Duration { return d.Round(10 * time.Microsecond) }
 
-// steady is a number that stays the same for a second, or what it is after ten.
-func steady(t testing.TB, count func() (int, error)) int {
+// steady is what is counted when it stays the same for a while, or after five seconds.
+func steady(t testing.TB, counts map[string]func() (int, error)) (last map[string]int) {
 	t.Helper()
-	last, same := -1, 0
-	for range 100 {
-		n, err := count()
-		if err != nil {
-			t.Fatal(err)
+	for i, same := 0, 0; i < 100 && same < 6; i++ {
+		now := map[string]int{}
+		for name, count := range counts {
+			n, err := count()
+			if err != nil {
+				t.Fatalf("count %s: %v", name, err)
+			}
+			now[name] = n
 		}
-		if same++; n != last {
-			last, same = n, 0
+		if same++; !maps.Equal(now, last) {
+			last, same = now, 0
 		}
-		if same == 10 {
-			break
-		}
-		<-time.After(100 * time.Millisecond)
+		<-time.After(50 * time.Millisecond)
 	}
 	return last
 }

@@ -73,7 +73,8 @@ func goroutinesOf(label string) (n int, err error) {
 	if err := pprof.Lookup("goroutine").WriteTo(&profile, 1); err != nil {
 		return 0, err
 	}
-	for stack := range strings.SplitSeq(profile.String(), "\n\n") {
+	_, stacks, _ := strings.Cut(profile.String(), "\n")
+	for stack := range strings.SplitSeq(stacks, "\n\n") {
 		if !strings.Contains(stack, `"listener":"`+label+`"`) {
 			continue
 		}

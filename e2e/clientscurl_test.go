@@ -67,7 +67,9 @@ func TestCurl(t *testing.T) {
 				c := &curls{t, append(slices.Clone(how.args), "-H", to("files")), w.entry.url(""), how.version, file, string(content)}
 				c.downloads()
 				c.uploads()
-				c.many()
+				if !slices.Contains(how.args, "--http2-prior-knowledge") { // of which curl 7.88 makes one a connection, whoever serves it
+					c.many()
+				}
 			})
 		}
 	})
@@ -123,14 +125,22 @@ func (c *curls) uploads() {
 	c.want("/file", "201", "", "-T", c.file)
 	c.want("/file", "201", "", "-T", c.file, "-H", "Expect:")
 	c.want("/file", "201", "", "-T", c.file, "-H", "Transfer-Encoding: chunked")
-	c.want("/refused", "413", "", "-T", c.file) // curl asks first, with Expect: 100-continue
+	if c.version != "2" { // there curl 7.88 gives up, also without a tunnel, when it may not send the rest
+		c.want("/refused", "413", "", "-T", c.file)
+		c.want("/refused", "413", "", "-T", c.file, "-H", "Expect:")
+	}
 }
 
-// many asks for one file fifty times at once, over one connection if it is of HTTP/2.
+// many asks for one file fifty times, at once and one by one over one connection.
 func (c *curls) many() {
 	urls := slices.Repeat([]string{c.base + "/file"}, 50)
-	r := curl(c.t, slices.Concat(c.args, []string{"--parallel", "--parallel-max", "50", "-r", "0-999", "-w", "%{stderr}%{http_code} %{num_connects}\n"}, urls)...)
+	args := slices.Concat(c.args, []string{"-r", "0-999", "-w", "%{stderr}%{http_code} %{num_connects}\n"})
+	r := curl(c.t, slices.Concat(args, []string{"--parallel", "--parallel-max", "50"}, urls)...)
 	if ok := strings.Count(r.stderr, "206 "); r.code != 0 || ok != 50 || len(r.stdout) != 50*1000 {
 		c.t.Errorf("of 50 requests at once %d were answered with %d bytes, curl ended with status %d\n%.500s", ok, len(r.stdout), r.code, r.stderr)
+	}
+	r = curl(c.t, append(args, urls...)...)
+	if r.stderr != "206 1\n"+strings.Repeat("206 0\n", 49) || r.stdout != strings.Repeat(c.content[:1000], 50) {
+		c.t.Errorf("50 requests one by one on one connection gave %d bytes, curl ended with status %d\n%.500s", len(r.stdout), r.code, r.stderr)
 	}
 }

@@ -73,8 +73,9 @@ type Client struct {
 	// HTTP2 says that a listener's program serves HTTP/2 with prior knowledge on
 	// the connections, as grpc.Server does, and an http.Server whose Protocols
 	// have UnencryptedHTTP2. Then gRPC calls, and requests that stream both ways,
-	// come as HTTP/2, several over one connection. All others come as HTTP/1.1,
-	// which grpc.Server does not speak: they fail with 502. A v0.9.0 server sends
+	// come as HTTP/2, several over one connection. All others come as HTTP/1.1; if
+	// the program does not speak that, as grpc.Server does not, they are HTTP/2 as
+	// well. Which it is each tunnel asks once, with OPTIONS *. A v0.9.0 server sends
 	// everything as HTTP/1.1.
 	HTTP2 bool
 	// StreamWindow is how many bytes of a connection the server may send

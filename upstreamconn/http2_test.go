@@ -126,6 +126,49 @@ func TestWhatIsSentAsHTTP2(t *testing.T) {
 	}
 }
 
+// TestUpstreamWithoutHTTP1 gets all as HTTP/2; who speaks both is asked once, and
+// net/http does not bother the handler with that.
+func TestUpstreamWithoutHTTP1(t *testing.T) {
+	for _, proto := range []string{"HTTP/2.0", "HTTP/1.1"} {
+		t.Run(proto, func(t *testing.T) {
+			n := startNode(t, nil)
+			ln, err := (&client.Client{URL: n.url, HTTP2: true}).Listen(t.Context(), "endpoint")
+			if err != nil {
+				t.Fatal(err)
+			}
+			var requests atomic.Int64
+			srv := &http.Server{Protocols: new(http.Protocols), Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				requests.Add(1)
+				io.Copy(io.Discard, r.Body)
+				io.WriteString(w, r.Proto)
+			})}
+			srv.Protocols.SetUnencryptedHTTP2(true)
+			srv.Protocols.SetHTTP1(proto == "HTTP/1.1")
+			served := make(chan error, 1)
+			go func() { served <- srv.Serve(ln) }()
+			defer func() {
+				srv.Close()
+				<-served
+			}()
+			u := n.waitFor(t, "endpoint", 1)[0].Upstream()
+			const calls = 50
+			var wg sync.WaitGroup
+			for i := range calls {
+				wg.Go(func() {
+					body := strings.Repeat("x", i%2*100<<10)
+					if got, err := do(u, http.MethodPost, body); got != proto || err != nil {
+						t.Errorf("POST of %d bytes: by %s, %v", len(body), got, err)
+					}
+				})
+			}
+			wg.Wait()
+			if n := requests.Load(); n != calls {
+				t.Errorf("the handler saw %d requests, want %d", n, calls)
+			}
+		})
+	}
+}
+
 // TestCallsShareAStream: each of them goes both ways while the others do.
 func TestCallsShareAStream(t *testing.T) {
 	n := startNode(t, nil)

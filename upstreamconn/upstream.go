@@ -37,6 +37,8 @@ type upstream struct {
 	pool  atomic.Pointer[relay.Pool]
 	pool2 atomic.Pointer[relay.HTTP2Pool]
 
+	question atomic.Pointer[question] // nil: not asked
+
 	older, newer *upstream // of the same instance. Guarded by server.registry.mu
 
 	// Guarded by mu. Only the table's own lock and those of the session are
@@ -84,7 +86,7 @@ func (u *upstream) String() string { return u.name }
 
 // RoundTrip sends a request over a stream that is kept for the next one, or over
 // one that carries several at once if the request needs HTTP/2 and the upstream
-// serves it.
+// serves it, or serves nothing else.
 func (u *upstream) RoundTrip(req *http.Request) (*http.Response, error) {
 	pool, err := u.poolFor(req)
 	if err != nil {
@@ -100,7 +102,7 @@ func (u *upstream) RoundTrip(req *http.Request) (*http.Response, error) {
 
 // poolFor returns the pool for a request.
 func (u *upstream) poolFor(req *http.Request) (http.RoundTripper, error) {
-	if u.http2 && relay.NeedsHTTP2(req) {
+	if u.http2 && (relay.NeedsHTTP2(req) || u.isOnly2(req.Context())) {
 		return lazily(u, &u.pool2, func() *relay.HTTP2Pool { return &relay.HTTP2Pool{Dial: u.dial, PingInterval: -1} }) // the tunnel is pinged
 	}
 	return lazily(u, &u.pool, func() *relay.Pool { return &relay.Pool{Dial: u.dial, Fresh: u.fresh} })

@@ -10,6 +10,9 @@ const (
 	idleBuffer = 1 << 10
 	// pumpBuffer is what it holds while much comes.
 	pumpBuffer = 64 << 10
+	// pumpPiece is what it reads of a socket at once: what a tunnel's connection sends as one message, whose header and
+	// that of the next one make it a buffer.
+	pumpPiece = pumpBuffer - 14
 )
 
 var pumpBuffers = sync.Pool{New: func() any { b := make([]byte, pumpBuffer); return &b }}

@@ -84,7 +84,7 @@ func (w *waiting) tryRead(fd uintptr) bool {
 		w.buf = pumpBuffers.Get().(*[]byte)
 	}
 	for {
-		w.n, w.err = syscall.Read(int(fd), *w.buf)
+		w.n, w.err = syscall.Read(int(fd), (*w.buf)[:pumpPiece])
 		switch w.err {
 		case syscall.EINTR:
 			continue

@@ -33,9 +33,19 @@ func (x *http2Exchange) accept(res *http.Response) error {
 		x.endReading(io.EOF)
 		x.finishSending()
 	default:
+		if trailersMayFollow(x.req, res) {
+			delete(res.Header, "Content-Length")
+			res.ContentLength = -1
+		}
 		res.Body = x
 	}
 	return nil
+}
+
+// trailersMayFollow: in HTTP/2 they may do so behind a body whose length was said, as Go's server says it. To an
+// HTTP/1.1 client they pass only without.
+func trailersMayFollow(req *http.Request, res *http.Response) bool {
+	return len(res.Trailer) > 0 || req.Header["Te"] != nil || isGRPC(mediaType(res.Header))
 }
 
 // fixLength holds the response to what HTTP/1.1 allows, since its header may have to be written as such.

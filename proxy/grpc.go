@@ -2,16 +2,12 @@ package proxy
 
 import (
 	"errors"
-	"math"
 	"net/http"
-	"strconv"
 	"strings"
 	"time"
 
 	"piko/fault"
 )
-
-const headerGRPCTimeout = "Grpc-Timeout"
 
 // grpcGrace is what a call may take above its grpc-timeout, which the service has got as well: its own answer is to win.
 const grpcGrace = 100 * time.Millisecond
@@ -25,46 +21,12 @@ func isGRPC(r *http.Request) bool {
 }
 
 // grpcTimeout is how long this node lets a call take: its client's time, which the entry node keeps for those on the way
-// that would wait for ever.
+// that would wait for ever. gRPC-Web is left to its client and the service: we could not tell such a client why.
 func (x *exchange) grpcTimeout() (time.Duration, bool) {
-	values := x.r.Header[headerGRPCTimeout]
-	if x.peer != nil || len(values) != 1 || !isGRPC(x.r) {
+	if x.peer != nil {
 		return 0, false
 	}
-	return parseGRPCTimeout(values[0])
-}
-
-// parseGRPCTimeout reads up to eight digits and a unit.
-func parseGRPCTimeout(s string) (time.Duration, bool) {
-	if len(s) < 2 || len(s) > 9 {
-		return 0, false
-	}
-	n, err := strconv.ParseUint(s[:len(s)-1], 10, 32)
-	if err != nil {
-		return 0, false
-	}
-	var unit time.Duration
-	switch s[len(s)-1] {
-	case 'H':
-		unit = time.Hour
-	case 'M':
-		unit = time.Minute
-	case 'S':
-		unit = time.Second
-	case 'm':
-		unit = time.Millisecond
-	case 'u':
-		unit = time.Microsecond
-	case 'n':
-		unit = time.Nanosecond
-	default:
-		return 0, false
-	}
-	const longest = math.MaxInt64 / 2 // centuries
-	if time.Duration(n) > longest/unit {
-		return longest, true
-	}
-	return time.Duration(n) * unit, true
+	return fault.GRPCTimeout(x.r.Header)
 }
 
 // endGRPC ends a gRPC response that broke off with a status, if there is anybody to read it. HTTP/1 has no such clients.

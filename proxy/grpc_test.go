@@ -2,27 +2,10 @@ package proxy
 
 import (
 	"fmt"
-	"math"
 	"net/http"
 	"testing"
 	"time"
 )
-
-func TestParseGRPCTimeout(t *testing.T) {
-	for _, tt := range []struct {
-		in   string
-		want time.Duration // -1 is none
-	}{
-		{"1n", 1}, {"1u", time.Microsecond}, {"20m", 20 * time.Millisecond}, {"3S", 3 * time.Second}, {"4M", 4 * time.Minute}, {"5H", 5 * time.Hour},
-		{"0S", 0}, {"00000001S", time.Second}, {"99999999S", 99999999 * time.Second}, {"99999999H", math.MaxInt64 / 2},
-		{"", -1}, {"S", -1}, {"1", -1}, {"1s", -1}, {"-1S", -1}, {"+1S", -1}, {"1.5S", -1}, {"100000000S", -1}, {"1 S", -1}, {"0x1S", -1}, {"1_0S", -1},
-	} {
-		got, ok := parseGRPCTimeout(tt.in)
-		if ok != (tt.want >= 0) || ok && got != tt.want {
-			t.Errorf("%q is %v, %v; want %v", tt.in, got, ok, tt.want)
-		}
-	}
-}
 
 // A client's grpc-timeout ends its call also when nobody behind us heeds it; the service's own word is heard first.
 func TestGRPCTimeout(t *testing.T) { everyWay(t, testGRPCTimeout) }

@@ -91,16 +91,24 @@ func TestBrowser(t *testing.T) {
 		s := startPage(t)
 		w.agent(t, "page", s.addr)
 		_, port, _ := net.SplitHostPort(w.entry.proxy)
-		got := s.browse(t, "http://page.localhost:"+port+"/")
-		if got.Protocol != "http/1.1" {
-			t.Errorf("the browser spoke %q", got.Protocol)
-		}
+		s.browse(t, "http://page.localhost:"+port+"/", "http/1.1")
 	})
+}
+
+// TestBrowserTLS is the same with TLS, over which browsers speak HTTP/2.
+func TestBrowserTLS(t *testing.T) {
+	cert := newCertificate(t)
+	overEach(t, func(t *testing.T, w *way) {
+		s := startPage(t)
+		w.agent(t, "page", s.addr)
+		_, port, _ := net.SplitHostPort(w.entry.proxy)
+		s.browse(t, "https://page.localhost:"+port+"/", "h2", "--ignore-certificate-errors")
+	}, cert.flags()...)
 }
 
 // browse starts a browser with a page of this service, and wants it to have seen what it
 // sees without a tunnel.
-func (s *pageService) browse(t *testing.T, url string, args ...string) pageReport {
+func (s *pageService) browse(t *testing.T, url, protocol string, args ...string) {
 	t.Helper()
 	start(t, "chromium", nil, tool(t, "chromium"), append(append([]string{
 		"--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
@@ -123,10 +131,9 @@ func (s *pageService) browse(t *testing.T, url string, args ...string) pageRepor
 	for i := range 31 {
 		numbers += fmt.Sprint(",", i+1)
 	}
-	if !got.Script || !got.Abort || !got.Echo || got.Parallel != numbers || len(got.Errors) > 0 {
+	if !got.Script || !got.Abort || !got.Echo || got.Parallel != numbers || got.Protocol != protocol || len(got.Errors) > 0 {
 		t.Errorf("the browser saw %+v", got)
 	}
-	return got
 }
 
 func wantJSON(t *testing.T, what string, got, want any) {

@@ -23,12 +23,6 @@ type speaking struct {
 	version string // as curl prints it
 }
 
-var cleartext = []speaking{
-	{"HTTP/1.1", []string{"--http1.1"}, "1.1"},
-	{"an upgrade to h2c, which is not taken", []string{"--http2"}, "1.1"},
-	{"h2c", []string{"--http2-prior-knowledge"}, "2"},
-}
-
 // startFiles starts a service that has one file, with ranges, and keeps what is put.
 func startFiles(t testing.TB, content []byte) string {
 	mux := http.NewServeMux()
@@ -55,24 +49,47 @@ func startFiles(t testing.TB, content []byte) string {
 
 // TestCurl asks for ranges and uploads in each way that curl can speak to the proxy port.
 func TestCurl(t *testing.T) {
-	content := randomBytes(3 << 20)
-	file := filepath.Join(t.TempDir(), "file.bin")
-	if err := os.WriteFile(file, content, 0o600); err != nil {
-		t.Fatal(err)
-	}
 	overEach(t, func(t *testing.T, w *way) {
-		w.agent(t, "files", startFiles(t, content))
-		for _, how := range cleartext {
-			t.Run(how.name, func(t *testing.T) {
-				c := &curls{t, append(slices.Clone(how.args), "-H", to("files")), w.entry.url(""), how.version, file, string(content)}
-				c.downloads()
-				c.uploads()
-				if !slices.Contains(how.args, "--http2-prior-knowledge") { // of which curl 7.88 makes one a connection, whoever serves it
-					c.many()
-				}
-			})
-		}
+		askWithCurl(t, w, "http", []speaking{
+			{"HTTP/1.1", []string{"--http1.1"}, "1.1"},
+			{"an upgrade to h2c, which is not taken", []string{"--http2"}, "1.1"},
+			{priorKnowledge, []string{"--http2-prior-knowledge"}, "2"},
+		})
 	})
+}
+
+const priorKnowledge = "HTTP/2 with prior knowledge"
+
+// TestCurlTLS is the same where the proxy port speaks TLS.
+func TestCurlTLS(t *testing.T) {
+	cert := newCertificate(t)
+	overEach(t, func(t *testing.T, w *way) {
+		askWithCurl(t, w, "https", []speaking{
+			{"HTTP/1.1", []string{"--http1.1", "--cacert", cert.file}, "1.1"},
+			{"HTTP/2", []string{"--http2", "--cacert", cert.file}, "2"},
+		})
+		// A port with TLS speaks to clients in no other way.
+		r := curl(t, "-H", to("files"), "-w", "%{http_code}", "http://"+w.entry.proxy)
+		if !strings.HasSuffix(r.stdout, "400") || !strings.Contains(r.stdout, "TLS") {
+			t.Errorf("without TLS curl gets %q and ends with status %d, want 400 and why\n%s", r.stdout, r.code, r.stderr)
+		}
+	}, cert.flags()...)
+}
+
+func askWithCurl(t *testing.T, w *way, scheme string, each []speaking) {
+	content := randomBytes(3 << 20)
+	file := writeFile(t, t.TempDir(), "file.bin", string(content))
+	w.agent(t, "files", startFiles(t, content))
+	for _, how := range each {
+		t.Run(how.name, func(t *testing.T) {
+			c := &curls{t, append(slices.Clone(how.args), "-H", to("files")), scheme + "://" + w.entry.proxy, how.version, file, string(content)}
+			c.downloads()
+			c.uploads()
+			if how.name != priorKnowledge { // of which curl 7.88 makes one request a connection, whoever serves it
+				c.many()
+			}
+		})
+	}
 }
 
 // curls are runs of curl with some arguments.

@@ -11,6 +11,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -20,30 +21,41 @@ import (
 // TestGit clones, pushes and fetches over smart HTTP: responses that are streamed, bodies in
 // chunks and compressed ones, and a client that keeps its connection through all of it.
 func TestGit(t *testing.T) {
-	overEach(t, func(t *testing.T, w *way) {
-		g := newGit(t)
-		w.agent(t, "git", g.serve())
-		g.git("-C", g.dir, "clone", "--quiet", w.entry.url("/repo.git"), "clone")
-		g.same("clone", "origin/main")
-		g.git("-C", g.dir, "clone", "--quiet", "--depth", "1", w.entry.url("/repo.git"), "shallow")
-		g.same("shallow", "origin/main")
-		if n := g.git("-C", g.dir+"/shallow", "rev-list", "--count", "HEAD"); n != "1" {
-			t.Errorf("a shallow clone has %s commits, want 1", n)
-		}
+	overEach(t, func(t *testing.T, w *way) { work(newGit(t), w, "http", "HTTP/1.1") })
+}
 
-		// More than http.postBuffer goes in chunks, of unknown length.
-		g.commit("clone", "large", 5<<20)
-		g.git("-C", g.dir+"/clone", "push", "--quiet", "origin", "main")
-		g.same("clone", "HEAD")
-		g.git("-C", g.dir+"/shallow", "fetch", "--quiet", "--unshallow")
-		g.same("shallow", "origin/main")
-		for _, dir := range []string{"clone", "shallow", "repo.git"} {
-			g.git("-C", g.dir+"/"+dir, "fsck", "--strict", "--no-dangling")
-		}
-		if g.chunked.Load() == 0 || g.compressed.Load() == 0 {
-			t.Errorf("%d bodies came in chunks and %d compressed, so the test proves less than it says", g.chunked.Load(), g.compressed.Load())
-		}
-	})
+// TestGitTLS is the same over TLS, where Git speaks HTTP/2.
+func TestGitTLS(t *testing.T) {
+	cert := newCertificate(t)
+	overEach(t, func(t *testing.T, w *way) {
+		work(newGit(t, "GIT_SSL_CAINFO="+cert.file), w, "https", "HTTP/2.0")
+	}, cert.flags()...)
+}
+
+func work(g *gitSide, w *way, scheme, proto string) {
+	g.t.Helper()
+	w.agent(g.t, "git", g.serve())
+	g.git(nil, "-C", g.dir, "clone", "--quiet", scheme+"://"+w.entry.proxy+"/repo.git", "clone")
+	g.same("clone", "origin/main")
+	g.git(nil, "-C", g.dir, "clone", "--quiet", "--depth", "1", scheme+"://"+w.entry.proxy+"/repo.git", "shallow")
+	g.same("shallow", "origin/main")
+	if n := g.git(nil, "-C", g.dir+"/shallow", "rev-list", "--count", "HEAD"); n != "1" {
+		g.t.Errorf("a shallow clone has %s commits, want 1", n)
+	}
+
+	// More than http.postBuffer goes in parts, of unknown length.
+	g.commit("clone", "large", 5<<20)
+	g.git(nil, "-C", g.dir+"/clone", "push", "--quiet", "origin", "main")
+	g.same("clone", "HEAD")
+	g.git(nil, "-C", g.dir+"/shallow", "fetch", "--quiet", "--unshallow")
+	g.same("shallow", "origin/main")
+	for _, dir := range []string{"clone", "shallow", "repo.git"} {
+		g.git(nil, "-C", g.dir+"/"+dir, "fsck", "--strict", "--no-dangling")
+	}
+	if g.chunked.Load() == 0 || g.compressed.Load() == 0 {
+		g.t.Errorf("%d bodies came in chunks and %d compressed, so the test proves less than it says", g.chunked.Load(), g.compressed.Load())
+	}
+	w.entry.waitLog(g.t, "how git speaks", `"request"`, `"proto":"`+proto+`"`)
 }
 
 // gitSide is a repository, a service for it, and what is cloned from it.
@@ -51,23 +63,24 @@ type gitSide struct {
 	t    *testing.T
 	dir  string
 	path string // of git
+	env  []string
 
 	chunked, compressed atomic.Int32 // bodies of requests that were
 }
 
-// newGit makes a bare repository with a hundred commits.
-func newGit(t *testing.T) *gitSide {
+// newGit makes a bare repository with a hundred commits. All git commands get the environment.
+func newGit(t *testing.T, env ...string) *gitSide {
 	t.Helper()
-	g := &gitSide{t: t, dir: t.TempDir(), path: tool(t, "git")}
-	g.git("init", "--quiet", "--bare", "--initial-branch", "main", g.dir+"/repo.git")
-	g.git("init", "--quiet", "--initial-branch", "main", g.dir+"/work")
+	g := &gitSide{t: t, dir: t.TempDir(), path: tool(t, "git"), env: env}
+	g.git(nil, "init", "--quiet", "--bare", "--initial-branch", "main", g.dir+"/repo.git")
+	var commits bytes.Buffer
 	for i := range 100 {
-		g.commit("work", fmt.Sprint("file-", i), 50_000)
-		if i < 40 { // so that a clone asks for many things, and Git compresses what it asks
-			g.git("-C", g.dir+"/work", "tag", fmt.Sprint("tag-", i))
-		}
+		fmt.Fprintf(&commits, "commit refs/heads/main\nmark :%d\ncommitter e2e <e2e@localhost> %d +0000\ndata 1\n.\n", i+1, 1_000_000_000+i)
+		fmt.Fprintf(&commits, "M 100644 inline file-%d\ndata 50000\n%s\n", i, randomBytes(50000))
+		// So that a clone asks for many things, and Git compresses what it asks.
+		fmt.Fprintf(&commits, "reset refs/tags/tag-%d\nfrom :%d\n\n", i, i+1)
 	}
-	g.git("-C", g.dir+"/work", "push", "--quiet", "--tags", g.dir+"/repo.git", "main")
+	g.git(&commits, "-C", g.dir+"/repo.git", "fast-import", "--quiet")
 	return g
 }
 
@@ -77,20 +90,19 @@ func (g *gitSide) commit(dir, name string, size int) {
 	if err := os.WriteFile(filepath.Join(g.dir, dir, name), randomBytes(size), 0o600); err != nil {
 		g.t.Fatal(err)
 	}
-	g.git("-C", g.dir+"/"+dir, "add", name)
-	g.git("-C", g.dir+"/"+dir, "commit", "--quiet", "-m", name)
+	g.git(nil, "-C", g.dir+"/"+dir, "add", name)
+	g.git(nil, "-C", g.dir+"/"+dir, "commit", "--quiet", "-m", name)
 }
 
 // git runs git, which has no configuration but ours, and returns what it prints.
-func (g *gitSide) git(args ...string) string {
+func (g *gitSide) git(stdin io.Reader, args ...string) string {
 	g.t.Helper()
-	args = append([]string{
-		"GIT_CONFIG_GLOBAL=/dev/null", "GIT_CONFIG_NOSYSTEM=1", "GIT_TERMINAL_PROMPT=0", g.path,
-		"-c", "user.name=e2e", "-c", "user.email=e2e@localhost", "-c", "http.extraHeader=" + to("git"), "-c", "gc.auto=0",
-	}, args...)
-	r := run(g.t, 60*time.Second, nil, tool(g.t, "env"), args...)
+	all := slices.Concat([]string{"GIT_CONFIG_GLOBAL=/dev/null", "GIT_CONFIG_NOSYSTEM=1", "GIT_TERMINAL_PROMPT=0"}, g.env, []string{
+		g.path, "-c", "user.name=e2e", "-c", "user.email=e2e@localhost", "-c", "http.extraHeader=" + to("git"), "-c", "gc.auto=0",
+	}, args)
+	r := run(g.t, 60*time.Second, stdin, tool(g.t, "env"), all...)
 	if r.code != 0 {
-		g.t.Fatalf("git %q ended with status %d: %s%s", args[12:], r.code, r.stdout, r.stderr)
+		g.t.Fatalf("git %q ended with status %d: %s%s", args, r.code, r.stdout, r.stderr)
 	}
 	return strings.TrimSpace(r.stdout)
 }
@@ -98,7 +110,7 @@ func (g *gitSide) git(args ...string) string {
 // same wants a revision of a clone to be the newest of the repository.
 func (g *gitSide) same(dir, revision string) {
 	g.t.Helper()
-	got, want := g.git("-C", g.dir+"/"+dir, "rev-parse", revision), g.git("-C", g.dir+"/repo.git", "rev-parse", "main")
+	got, want := g.git(nil, "-C", g.dir+"/"+dir, "rev-parse", revision), g.git(nil, "-C", g.dir+"/repo.git", "rev-parse", "main")
 	if got != want {
 		g.t.Errorf("%s of %s is %s, want %s", revision, dir, got, want)
 	}
@@ -109,7 +121,7 @@ func (g *gitSide) same(dir, revision string) {
 func (g *gitSide) serve() string {
 	g.t.Helper()
 	backend := &cgi.Handler{
-		Path: filepath.Join(g.git("--exec-path"), "git-http-backend"),
+		Path: filepath.Join(g.git(nil, "--exec-path"), "git-http-backend"),
 		Env:  []string{"GIT_PROJECT_ROOT=" + g.dir, "GIT_HTTP_EXPORT_ALL=1", "REMOTE_USER=e2e", "GIT_CONFIG_GLOBAL=/dev/null"},
 	}
 	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

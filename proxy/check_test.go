@@ -51,7 +51,7 @@ func testMalformedRequests(t *testing.T, newWorld worldMaker) {
 		{"no endpoint", "GET / HTTP/1.1\r\nHost: localhost:8000\r\n\r\n", "400", "missing-endpoint"},
 		{"IPv4 as host", "GET / HTTP/1.1\r\nHost: 127.0.0.1:8000\r\n\r\n", "400", "missing-endpoint"},
 		{"IPv6 as host", "GET / HTTP/1.1\r\nHost: [::1]:8000\r\n\r\n", "400", "missing-endpoint"},
-		{"reserved path", "GET /_piko/v1/tcp/e1 HTTP/1.1\r\nHost: e1.example.com\r\n\r\n", "404", "reserved-path"},
+		{"reserved path", "GET /_piko/v1/cluster/log HTTP/1.1\r\nHost: e1.example.com\r\n\r\n", "404", "reserved-path"},
 		{"reserved path, escaped", "GET /%5fpiko/x HTTP/1.1\r\nHost: e1.example.com\r\n\r\n", "404", "reserved-path"},
 		{"reserved prefix", "GET /_piko HTTP/1.1\r\nHost: e1.example.com\r\n\r\n", "404", "reserved-path"},
 		{"bad chunk", "POST / HTTP/1.1\r\nHost: e1.example.com\r\nTransfer-Encoding: chunked\r\n\r\nxyz\r\n", "400", "malformed-request"},

@@ -28,6 +28,7 @@ const (
 	headerExpect   = "X-Piko-Expect"   // "hop": the Expect: 100-continue beside it is the entry node's own
 	headerMiss     = "X-Piko-Miss"     // with 421: nothing of the request reached a service, and why
 	headerLeft     = "X-Piko-Left"     // in a miss: the owner has upstreams that it was not to try
+	headerClient   = "X-Piko-Client"   // for a raw stream: the client's address and port
 	headerFailed   = "X-Piko-Failed"   // with 502: how the exchange with the service ended
 
 	prefixPiko      = "X-Piko-"

@@ -34,6 +34,14 @@ const (
 type missError struct {
 	node   string
 	reason missReason
+	left   bool // the owner has upstreams that it was not to try
+	used   int  // attempts that it made
+}
+
+// readMiss reads the header of an owner's 421.
+func readMiss(node string, h http.Header) *missError {
+	used, _ := strconv.Atoi(h.Get(headerAttempts))
+	return &missError{node: node, reason: missReason(h.Get(headerMiss)), left: h[headerLeft] != nil, used: min(used, maxAttempts)}
 }
 
 // Error implements error.
@@ -93,15 +101,36 @@ func (x *exchange) headerFor(target router.Target) http.Header {
 func (x *exchange) addHop(h http.Header) {
 	x.route[0] = x.endpoint
 	h[headerRoute] = x.route[:]
-	left := x.attempt.most - x.attempt.used - 1
-	if left > 0 && x.attempt.candidates > x.tried.Len()+1 {
-		left-- // one is for another node: all upstreams of this one may be on their way there
-	}
-	h[headerAttempts] = valueAttempts[left]
+	h[headerAttempts] = valueAttempts[x.attemptsLeft()]
 	// A body that cannot be kept must not be drawn from the client before the owner has somewhere to send it.
 	if x.body != nil && h["Expect"] == nil && (x.r.ContentLength < 0 || x.r.ContentLength > maxKept) {
 		h["Expect"], h[headerExpect] = valueExpect, valueHop
 	}
+}
+
+// attemptsLeft is how many attempts an owner may make beyond one.
+func (x *exchange) attemptsLeft() int {
+	left := x.attempt.most - x.attempt.used - 1
+	if left > 0 && x.attempt.candidates > x.tried.Len()+1 {
+		left-- // one is for another node: all upstreams of this one may be on their way there
+	}
+	return left
+}
+
+// lose takes note that a node could not be asked.
+func (x *exchange) lose(target router.Target) {
+	target.Failed(time.Now())
+	x.attempt.lost, x.attempt.down = target, false
+}
+
+// missed takes note of what an owner said that had nothing for the request.
+func (x *exchange) missed(target router.Target, miss *missError) {
+	x.f.metrics.missed(miss.reason)
+	if miss.reason != missOverloaded && !miss.left {
+		target.Missed(time.Now())
+		x.tried.Remove(target) // its next word on the endpoint is as good as another node's
+	}
+	x.attempt.used += max(miss.used-1, 0)
 }
 
 // hop sends the request to another node.
@@ -117,8 +146,7 @@ func (x *exchange) hop(target router.Target, out *http.Request) (*http.Response,
 	}
 	// That a service takes its time is not the node's fault: whether the node lives, the connections to it know.
 	if x.targetsFault(err) && !x.call.timedOut() {
-		target.Failed(time.Now())
-		x.attempt.lost, x.attempt.down = target, false
+		x.lose(target)
 	}
 	return nil, err
 }
@@ -128,18 +156,12 @@ func (x *exchange) hop(target router.Target, out *http.Request) (*http.Response,
 func (x *exchange) judge(target router.Target, res *http.Response) (*http.Response, error) {
 	node := target.Node.ID()
 	var err error
-	switch miss, failed := res.Header[headerMiss], res.Header[headerFailed]; {
-	case res.StatusCode == http.StatusMisdirectedRequest && len(miss) == 1:
-		reason := missReason(miss[0])
-		x.f.metrics.missed(reason)
-		if reason != missOverloaded && res.Header[headerLeft] == nil {
-			target.Missed(time.Now())
-			x.tried.Remove(target) // its next word on the endpoint is as good as another node's
-		}
-		if n, _ := strconv.Atoi(res.Header.Get(headerAttempts)); n > 1 {
-			x.attempt.used += min(n, maxAttempts) - 1
-		}
-		err = &missError{node: node, reason: reason}
+	failed := res.Header[headerFailed]
+	switch {
+	case res.StatusCode == http.StatusMisdirectedRequest && len(res.Header[headerMiss]) == 1:
+		miss := readMiss(node, res.Header)
+		x.missed(target, miss)
+		err = miss
 	case res.StatusCode == http.StatusBadGateway && len(failed) == 1:
 		err = &hopError{node: node, responded: failed[0] == failedBroken}
 	default:

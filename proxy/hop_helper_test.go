@@ -71,10 +71,29 @@ func newOwner(t testing.TB, id string, entry *router.Table) *owner {
 		t.Fatal(err)
 	}
 	o.addr = servePeer(t, o.peer)
-	o.link = &relay.Pool{Dial: dialTo(o.addr)}
+	o.link = &relay.Pool{Dial: dialLink(o.addr)}
 	t.Cleanup(o.link.Close)
 	o.node = router.NewNode(id, func(endpoint string) router.Upstream { return NewRemote(o.link, endpoint) })
 	return o
+}
+
+// linkConn can be reset, as the streams between nodes can.
+type linkConn struct{ *net.TCPConn }
+
+func (c linkConn) Reset() {
+	_ = c.SetLinger(0)
+	_ = c.Close()
+}
+
+func dialLink(addr string) func(context.Context) (net.Conn, error) {
+	dial := dialTo(addr)
+	return func(ctx context.Context) (net.Conn, error) {
+		c, err := dial(ctx)
+		if err != nil {
+			return nil, err
+		}
+		return linkConn{c.(*net.TCPConn)}, nil
+	}
 }
 
 // servePeer opens a port that only nodes come to.

@@ -378,7 +378,7 @@ func TestReservedRoutes(t *testing.T) {
 	internal := newWorld(t, func(o *Options) {
 		o.Internal = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { ok(w, "internal") })
 	})
-	for _, path := range []string{"/_piko/v1/peer", "/_piko/v1/peer?a", "/%5fpiko/v1/peer", "/_piko/v1/stream", "/_piko/v1/cluster/log", "/_piko/v1/peer/", "/_piko", "/_piko/v1/tcp/e"} {
+	for _, path := range []string{"/_piko/v1/peer", "/_piko/v1/peer?a", "/%5fpiko/v1/peer", "/_piko/v1/stream", "/_piko/v1/cluster/log", "/_piko/v1/peer/", "/_piko", "/_piko/v1/tcp"} {
 		for _, w := range []*world{w, internal} {
 			w.serve("e", func(w http.ResponseWriter, r *http.Request) { t.Error("a service was asked for", r.URL) })
 			got := w.talk("GET " + path + " HTTP/1.1\r\nHost: e.x\r\nX-Piko-Route: e\r\nX-Piko-Endpoint: e\r\nConnection: Upgrade\r\nUpgrade: piko-stream\r\n\r\n" + closing)

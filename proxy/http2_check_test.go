@@ -95,7 +95,7 @@ func testMalformedHTTP2Requests(t *testing.T, newWorld worldMaker) {
 		{"two endpoints", head(ep, "e", ep, "e"), "", "400 invalid-endpoint"},
 		{"no endpoint", head(":authority", "localhost:8000"), "", "400 missing-endpoint"},
 		{"nobody", head(ep, "nobody"), "", "502 no-upstream"},
-		{"reserved path", head(":path", "/_piko/v1/tcp/e1"), "", "404 reserved-path"},
+		{"reserved path", head(":path", "/_piko/v1/cluster/log"), "", "404 reserved-path"},
 		{"where nodes come in", head(":path", "/_piko/v1/peer"), "", "404 reserved-path"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

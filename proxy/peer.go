@@ -96,6 +96,11 @@ func (x *exchange) prepareHop() {
 		delete(x.outHeader, "Expect")
 		x.call.hold = true
 	}
+	x.readAttempts()
+}
+
+// readAttempts reads how many attempts the entry node allows.
+func (x *exchange) readAttempts() {
 	more, err := strconv.Atoi(x.r.Header.Get(headerAttempts))
 	if err != nil {
 		more = 0

@@ -9,6 +9,7 @@ import (
 
 	"piko/fault"
 	"piko/router"
+	"piko/tunnel"
 )
 
 var (
@@ -38,8 +39,7 @@ func (r *remote) Open(ctx context.Context) (net.Conn, error) {
 	held, end := context.WithCancelCause(context.WithoutCancel(ctx))
 	stop := context.AfterFunc(ctx, func() { end(context.Cause(ctx)) })
 	req := (&http.Request{
-		Method: http.MethodGet, URL: streamURL, Host: "node", Body: http.NoBody,
-		Header: http.Header{"Connection": {"Upgrade"}, "Upgrade": {protocolStream}, headerRoute: {r.endpoint}},
+		Method: http.MethodGet, URL: streamURL, Host: "node", Body: http.NoBody, Header: r.streamHeader(ctx),
 	}).WithContext(held)
 	res, err := r.RoundTrip(req)
 	if err != nil {
@@ -49,7 +49,7 @@ func (r *remote) Open(ctx context.Context) (net.Conn, error) {
 	conn, ok := res.Body.(net.Conn)
 	switch {
 	case res.StatusCode == http.StatusMisdirectedRequest && res.Header[headerMiss] != nil:
-		err = &missError{node: "of endpoint " + r.endpoint, reason: missReason(res.Header.Get(headerMiss))}
+		err = readMiss("of endpoint "+r.endpoint, res.Header)
 	case res.StatusCode != http.StatusSwitchingProtocols || !ok:
 		err = fault.New(fault.UpstreamUnreachable, errNotConn)
 	case !stop():
@@ -60,6 +60,26 @@ func (r *remote) Open(ctx context.Context) (net.Conn, error) {
 	_ = res.Body.Close()
 	end(err)
 	return nil, err
+}
+
+// streamHeader says to the owner what this node knows.
+func (r *remote) streamHeader(ctx context.Context) http.Header {
+	h := http.Header{"Connection": {"Upgrade"}, "Upgrade": {protocolStream}, headerRoute: {r.endpoint}}
+	if client := tunnel.ClientAddr(ctx); client.IsValid() {
+		h[headerClient] = []string{client.String()}
+	}
+	if n, ok := ctx.Value(attemptsKey{}).(int); ok {
+		h[headerAttempts] = valueAttempts[n]
+	}
+	return h
+}
+
+// attemptsKey is the context key of withAttempts.
+type attemptsKey struct{}
+
+// withAttempts says how many attempts the owner may make beyond one.
+func withAttempts(ctx context.Context, n int) context.Context {
+	return context.WithValue(ctx, attemptsKey{}, n)
 }
 
 // remoteStream is a raw stream to a remote upstream. It ends by Close alone.
@@ -81,6 +101,17 @@ func (s *remoteStream) CloseWrite() error {
 		return c.CloseWrite()
 	}
 	return errors.ErrUnsupported
+}
+
+// Done is closed when the stream is of no more use, where the connection to the node can tell.
+func (s *remoteStream) Done() <-chan struct{} { return doneOf(s.Conn) }
+
+// doneOf returns nil, which is never, for a connection that does not know.
+func doneOf(c net.Conn) <-chan struct{} {
+	if d, ok := c.(interface{ Done() <-chan struct{} }); ok {
+		return d.Done()
+	}
+	return nil
 }
 
 // Reset ends the stream so that the upstream sees a failure.

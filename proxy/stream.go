@@ -3,8 +3,8 @@ package proxy
 import (
 	"net"
 	"net/http"
+	"net/netip"
 
-	"piko/fault"
 	"piko/relay"
 )
 
@@ -20,29 +20,24 @@ func (x *exchange) stream() {
 		x.failHop(errNoStream, false)
 		return
 	}
-	target := x.pick()
-	if !target.OK() {
-		x.failHop(fault.NoUpstream, false)
-		return
-	}
-	x.target = target
-	target.Begin()
-	defer target.End()
-	conn, err := target.Upstream(x.endpoint).Open(x.r.Context())
+	x.readAttempts()
+	client, err := netip.ParseAddrPort(x.r.Header.Get(headerClient))
 	if err != nil {
-		if x.targetsFault(err) {
-			x.blame(target)
-		}
+		client = netip.AddrPort{}
+	}
+	conn, err := x.open(client)
+	if err != nil {
 		x.failHop(err, x.r.Context().Err() != nil)
 		return
 	}
-	target.Succeeded()
+	defer x.target.End()
 	x.status = http.StatusSwitchingProtocols
 	x.switchProtocols(&http.Response{
 		Status: "101 Switching Protocols", StatusCode: x.status,
 		Header: http.Header{"Connection": {"Upgrade"}, "Upgrade": {protocolStream}},
 		Body:   streamBody{conn},
 	})
+	x.judgeStream(!isClientError(x.err) && x.r.Context().Err() == nil)
 }
 
 // streamBody is a stream as what an upgrade leads to.
@@ -56,11 +51,8 @@ func (s streamBody) CloseWrite() error {
 	return s.Close()
 }
 
+// Done is closed when the stream is of no more use, where it can tell.
+func (s streamBody) Done() <-chan struct{} { return doneOf(s.Conn) }
+
 // Abort ends the stream as a failure, where it knows such.
-func (s streamBody) Abort() {
-	if r, ok := s.Conn.(interface{ Reset() }); ok {
-		r.Reset()
-		return
-	}
-	_ = s.Close()
-}
+func (s streamBody) Abort() { resetStream(s.Conn) }

@@ -77,6 +77,14 @@ func (u *upgraded) SetDeadline(t time.Time) error      { return u.x.c.nc.SetDead
 func (u *upgraded) SetReadDeadline(t time.Time) error  { return u.x.c.nc.SetReadDeadline(t) }
 func (u *upgraded) SetWriteDeadline(t time.Time) error { return u.x.c.nc.SetWriteDeadline(t) }
 
+// Done is closed when the connection is of no more use; nil, which is never, if it cannot tell.
+func (u *upgraded) Done() <-chan struct{} {
+	if d, ok := u.x.c.nc.(interface{ Done() <-chan struct{} }); ok {
+		return d.Done()
+	}
+	return nil
+}
+
 // Abort ends the connection so that the service sees a failure, and wakes who reads or writes it.
 func (u *upgraded) Abort() { u.x.c.abort() }
 

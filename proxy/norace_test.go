@@ -1,0 +1,6 @@
+//go:build !race
+
+package proxy
+
+// raceEnabled is in race_test.go.
+const raceEnabled = false

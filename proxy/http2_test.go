@@ -218,10 +218,11 @@ func TestHTTP2UploadAnsweredEarly(t *testing.T) { everyWay(t, testHTTP2UploadAns
 
 func testHTTP2UploadAnsweredEarly(t *testing.T, newWorld worldMaker) {
 	w := newWorld(t, nil)
-	l := w.serve("e", func(w http.ResponseWriter, r *http.Request) {
-		http.NewResponseController(w).EnableFullDuplex() // else net/http waits for more of the body
-		w.WriteHeader(http.StatusRequestEntityTooLarge)
-		io.WriteString(w, "too much")
+	l := w.serveRaw("e", func(c net.Conn, r *bufio.Reader) {
+		if _, err := http.ReadRequest(r); err == nil {
+			io.WriteString(c, "HTTP/1.1 413 Too Large\r\nContent-Length: 8\r\n\r\ntoo much")
+			io.Copy(io.Discard, r)
+		}
 	})
 	for _, length := range [][]string{{"content-length", "100000"}, nil} {
 		c := w.dialHTTP2()

@@ -3,6 +3,7 @@
 package e2e
 
 import (
+	"fmt"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -20,42 +21,79 @@ const nginxFiles = `
 	location = /text { gzip on; gzip_types *; gzip_min_length 1; default_type text/plain; return 200 "some text some text some text some text"; }
 	location = /post { return 200 "posted\n"; }`
 
-// TestNginx has nginx as the service.
+// TestNginx has nginx as the service, in each way that it can be spoken to.
 func TestNginx(t *testing.T) {
-	service := freeAddr(t)
-	nginx(t, service, nginxFiles)
+	cert := newCertificate(t)
+	plain, h2c, tls, h2 := freeAddr(t), freeAddr(t), freeAddr(t), freeAddr(t)
+	nginx(t, plain, fmt.Sprintf("listen %s http2; listen %s ssl; listen %s ssl http2; ssl_certificate %s; ssl_certificate_key %s;\n%s",
+		h2c, tls, h2, cert.file, cert.key, nginxFiles))
+	trust := []string{"--tls.root-cas", cert.file}
+	forms := []struct {
+		name, addr string
+		args       []string
+	}{
+		{"HTTP/1.1", plain, nil},
+		{"HTTP/2", "h2c://" + h2c, nil},
+		{"HTTP/2, found out", h2c, nil},
+		{"TLS", "https://" + tls, trust},
+		{"TLS with HTTP/2", "https://" + h2, trust},
+		{"HTTP/2 over TLS", "grpcs://" + h2, trust},
+	}
 	overEach(t, func(t *testing.T, w *way) {
-		w.agent(t, "nginx", "http://"+service)
-		put := w.entry.url("/put/" + filepath.Base(t.TempDir()) + strings.ReplaceAll(t.Name(), "/", "-"))
-		file := writeFile(t, t.TempDir(), "file", string(randomBytes(5<<20)))
-		status := []string{"-H", to("nginx"), "-o", "/dev/null", "-w", "%{http_code}"}
-		want := func(code string, args ...string) {
-			t.Helper()
-			wantCurl(t, code, append(args, status...)...)
-		}
-		want("201", "-T", file, put)
-		want("204", "-T", file, put)
-		want("204", "-T", file, "-H", "Transfer-Encoding: chunked", put)
-		want("413", "-T", file, w.entry.url("/small/file"))
-		want("413", "-T", file, "-H", "Expect:", w.entry.url("/small/file"))
-		want("413", "-T", file, "-H", "Expect:", "-H", "Transfer-Encoding: chunked", w.entry.url("/small/file"))
-		back := filepath.Join(t.TempDir(), "back")
-		if r := curl(t, "-H", to("nginx"), "-o", back, put); r.code != 0 || !sameFile(t, file, back) {
-			t.Errorf("what was put came back as something else, status %d\n%s", r.code, r.stderr)
-		}
-		want("204", "-X", "DELETE", put)
-		want("404", put)
-
-		if r := curl(t, "-i", "--compressed", "-H", to("nginx"), w.entry.url("/text")); !strings.Contains(r.stdout, "Content-Encoding: gzip") || !strings.HasSuffix(r.stdout, "some text some text") {
-			t.Errorf("a compressed response is %q\n%s", r.stdout, r.stderr)
-		}
-		// 200 that are never tried again, over connections that nginx ends.
-		for range 3 {
-			r := curl(t, "-Z", "--parallel-max", "10", "-H", to("nginx"), "-d", "x", "-o", "/dev/null", "-w", "%{http_code}\n", w.entry.url("/post?[1-200]"))
-			if n := strings.Count(r.stdout, "200\n"); n != 200 {
-				t.Errorf("of 200 POSTs %d succeeded, curl ended with status %d\n%s", n, r.code, r.stderr)
-			}
-			<-time.After(1100 * time.Millisecond) // in which nginx ends what is idle
+		for i, form := range forms {
+			t.Run(form.name, func(t *testing.T) {
+				t.Parallel()
+				n := &nginxUser{t, w.entry, fmt.Sprint("nginx-", i), "/put/" + fmt.Sprint(w.entry.proxy, i)}
+				w.agent(t, n.endpoint, form.addr, form.args...)
+				n.files()
+				n.posts()
+			})
 		}
 	})
+}
+
+// nginxUser is a client of nginx.
+type nginxUser struct {
+	t        *testing.T
+	s        *server
+	endpoint string
+	put      string // where it puts a file
+}
+
+// want runs curl and wants a status.
+func (n *nginxUser) want(status, path string, args ...string) {
+	n.t.Helper()
+	wantCurl(n.t, status, append(args, "-H", to(n.endpoint), "-o", "/dev/null", "-w", "%{http_code}", n.s.url(path))...)
+}
+
+func (n *nginxUser) files() {
+	file := writeFile(n.t, n.t.TempDir(), "file", string(randomBytes(5<<20)))
+	n.want("201", n.put, "-T", file)
+	n.want("204", n.put, "-T", file)
+	n.want("204", n.put, "-T", file, "-H", "Transfer-Encoding: chunked")
+	n.want("413", "/small/file", "-T", file)
+	n.want("413", "/small/file", "-T", file, "-H", "Expect:")
+	n.want("413", "/small/file", "-T", file, "-H", "Expect:", "-H", "Transfer-Encoding: chunked")
+	back := filepath.Join(n.t.TempDir(), "back")
+	if r := curl(n.t, "-H", to(n.endpoint), "-o", back, n.s.url(n.put)); r.code != 0 || !sameFile(n.t, file, back) {
+		n.t.Errorf("what was put came back as something else, status %d\n%s", r.code, r.stderr)
+	}
+	n.want("206", n.put, "-r", "100-199")
+	n.want("204", n.put, "-X", "DELETE")
+	n.want("404", n.put)
+	r := curl(n.t, "-i", "--compressed", "-H", to(n.endpoint), n.s.url("/text"))
+	if !strings.Contains(strings.ToLower(r.stdout), "content-encoding: gzip") || !strings.HasSuffix(r.stdout, "some text some text") {
+		n.t.Errorf("a compressed response is %q\n%s", r.stdout, r.stderr)
+	}
+}
+
+// posts sends what is never tried again, over connections that nginx ends.
+func (n *nginxUser) posts() {
+	for range 3 {
+		r := curl(n.t, "-Z", "--parallel-max", "10", "-H", to(n.endpoint), "-d", "x", "-o", "/dev/null", "-w", "%{http_code}\n", n.s.url("/post?[1-200]"))
+		if ok := strings.Count(r.stdout, "200\n"); ok != 200 {
+			n.t.Errorf("of 200 POSTs %d succeeded, curl ended with status %d\n%s", ok, r.code, r.stderr)
+		}
+		<-time.After(1100 * time.Millisecond) // in which nginx ends what is idle
+	}
 }

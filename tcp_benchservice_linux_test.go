@@ -39,6 +39,11 @@ func tcpBenchService(b *testing.B) string {
 	return ln.Addr().String()
 }
 
+// tcpCommand is what a client says first: 'd' asks for n bytes, 'u' sends n bytes and waits for one, 'e' wants an echo.
+func tcpCommand(kind byte, n int64) []byte {
+	return binary.BigEndian.AppendUint64([]byte{kind}, uint64(n))
+}
+
 func serveTCPBench(c net.Conn) {
 	defer c.Close()
 	var command [9]byte

@@ -235,6 +235,8 @@ func runPathChild(system string) {
 		address = startBenchTunnel(ctx, origin, "bench", first, second)
 	case "chained":
 		address = serveLocal(chainedProxy(serveLocal(chainedProxy(origin))))
+	case "h2c":
+		address = serveH2C(h2cProxy(origin))
 	}
 	control := serveLocal(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		var ru syscall.Rusage

@@ -83,3 +83,45 @@ func TestClientTLS(t *testing.T) {
 		})
 	}
 }
+
+func TestServerTLS(t *testing.T) {
+	certPEM, keyPEM := newCertificate(t)
+	_, otherPEM := newCertificate(t)
+	cert, key, other := writeFile(t, "cert.pem", certPEM), writeFile(t, "key.pem", keyPEM), writeFile(t, "other.pem", otherPEM)
+	for _, tt := range []struct {
+		name string
+		args []string
+		want string // in the error; empty is none
+	}{
+		{"certificate and key", []string{"--proxy.tls.cert", cert, "--proxy.tls.key", key}, ""},
+		{"enabled as well", []string{"--proxy.tls.enabled", "--proxy.tls.cert", cert, "--proxy.tls.key", key}, ""},
+		{"enabled alone", []string{"--proxy.tls.enabled"}, "--proxy.tls.cert and --proxy.tls.key: missing; --proxy.tls.enabled needs them"},
+		{"certificate alone", []string{"--proxy.tls.cert", cert}, "--proxy.tls.key: missing; --proxy.tls.cert needs it"},
+		{"key alone", []string{"--proxy.tls.key", key}, "--proxy.tls.cert: missing"},
+		{"another's key", []string{"--proxy.tls.cert", cert, "--proxy.tls.key", other}, "does not match"},
+		{"no such certificate", []string{"--proxy.tls.cert", "/nowhere", "--proxy.tls.key", key}, "/nowhere: no such file"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			cfg, err := parseServer(t, nil, tt.args...)
+			if err == nil {
+				err = cfg.check()
+			}
+			var loaded any
+			if err == nil {
+				loaded, err = cfg.Proxy.TLS.load("--proxy.tls.")
+			}
+			if tt.want == "" {
+				if err != nil || loaded == nil {
+					t.Errorf("got %v, %v", loaded, err)
+				}
+				return
+			}
+			if err == nil || !strings.Contains(err.Error(), tt.want) {
+				t.Fatalf("error %v, want %q", err, tt.want)
+			}
+			if _, ok := errors.AsType[*usageError](err); !ok {
+				t.Error("it is no usage error")
+			}
+		})
+	}
+}

@@ -127,4 +127,27 @@ func BenchmarkForward(b *testing.B) {
 			res.Body.Close()
 		}
 	})
+	b.Run("gRPC", func(b *testing.B) {
+		addr, _ := startKind(b, cleartextNew, func(w http.ResponseWriter, r *http.Request) {
+			io.Copy(w, r.Body)
+			w.Header().Set(http.TrailerPrefix+"Grpc-Status", "0")
+		})
+		a := startAgent(b, "h2c://"+addr)
+		conn, r := a.dialNode()
+		request := []byte("POST /a/b HTTP/1.1\r\nHost: a.b\r\nUser-Agent: b\r\nContent-Type: application/grpc\r\nTe: trailers\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n")
+		b.ReportAllocs()
+		for b.Loop() {
+			if _, err := conn.Write(request); err != nil {
+				b.Fatal(err)
+			}
+			res, err := http.ReadResponse(r, nil)
+			if err != nil {
+				b.Fatal(err)
+			}
+			if _, err := io.Copy(io.Discard, res.Body); err != nil || res.Trailer.Get("Grpc-Status") != "0" {
+				b.Fatal(err, res.Trailer)
+			}
+			res.Body.Close()
+		}
+	})
 }

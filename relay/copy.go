@@ -66,14 +66,14 @@ func copyTrailers(w http.ResponseWriter, trailer http.Header, announced int) err
 
 // copyBody copies the body as the kind of it asks for.
 func copyBody(w http.ResponseWriter, res *http.Response) (int64, error) {
-	x, ours := res.Body.(*exchange)
-	if ours {
+	if x, ok := res.Body.(*exchange); ok {
 		if n, ok, err := x.writeBuffered(w); ok {
 			return int64(n), clientError(err)
 		}
 	}
+	body, ours := res.Body.(interface{ waiting() bool })
 	flushIfIdle := func() error {
-		if ours && x.waiting() {
+		if ours && body.waiting() {
 			return nil
 		}
 		return flush(w)

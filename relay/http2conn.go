@@ -32,7 +32,8 @@ type http2Conn struct {
 	pool  *HTTP2Pool
 	cc    *http.ClientConn
 	nc    net.Conn // as Dial gave it
-	limit int      // of streams, when the connection was new
+	wire  *http2Wire
+	limit int // of streams, when the connection was new
 
 	used    atomic.Bool // an exchange was made
 	retired atomic.Bool // not for new exchanges
@@ -74,17 +75,17 @@ func (p *HTTP2Pool) open(ctx context.Context) (*http2Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	first := newFirstFrame(nc)
-	cc, err := p.client().NewClientConn(context.WithValue(ctx, dialedKey{}, net.Conn(first)), "http", "service:80")
+	wire := newHTTP2Wire(nc)
+	cc, err := p.client().NewClientConn(context.WithValue(ctx, dialedKey{}, net.Conn(wire)), "http", "service:80")
 	if err != nil {
-		_ = first.Close()
+		_ = wire.Close()
 		return nil, err
 	}
 	patience := time.NewTimer(settingsWait)
 	defer patience.Stop()
 	select {
-	case <-first.known:
-		err = first.err
+	case <-wire.known:
+		err = wire.err
 	case <-patience.C:
 		err = ErrNotHTTP2
 	case <-ctx.Done():
@@ -94,7 +95,7 @@ func (p *HTTP2Pool) open(ctx context.Context) (*http2Conn, error) {
 		_ = cc.Close()
 		return nil, err
 	}
-	return &http2Conn{pool: p, cc: cc, nc: nc, limit: cc.Available()}, nil
+	return &http2Conn{pool: p, cc: cc, nc: nc, wire: wire, limit: cc.Available()}, nil
 }
 
 // dialedKey is what a dial's context holds the connection under that the transport is to take.

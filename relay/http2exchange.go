@@ -6,7 +6,6 @@ import (
 	"net/http"
 	"net/http/httptrace"
 	"sync"
-	"sync/atomic"
 	"time"
 )
 
@@ -28,10 +27,12 @@ type http2Exchange struct {
 	trace   *httptrace.ClientTrace // of a context that is no Watcher
 	stop    func() bool            // ends the watch of such
 
-	headLeft atomic.Bool // the request's head was written, as a whole or in part
+	headLeft chan struct{} // closed when the request's head was written, as a whole or in part
+	received *received     // what has come of the response's body; set before headLeft is closed
 
 	readMu sync.Mutex // held by Read and Close
 	ended  error      // guarded by readMu: what Read says from now on
+	taken  int64      // guarded by readMu: bytes that Read gave
 
 	// Guarded by mu, under which nothing of the connection is called.
 	mu        sync.Mutex
@@ -50,6 +51,7 @@ type http2Exchange struct {
 func newHTTP2Exchange(p *HTTP2Pool, c *http2Conn, req *http.Request) *http2Exchange {
 	x := &http2Exchange{p: p, c: c, req: req, done: make(chan struct{}), reading: true, sending: true}
 	x.reused = c.used.Swap(true)
+	x.headLeft = make(chan struct{})
 	if hasBody(req) {
 		x.body = newHTTP2Body(x)
 	}
@@ -160,8 +162,21 @@ func (x *http2Exchange) Err() error {
 // Value implements context.Context: net/http gets our hooks, and nothing of the caller's.
 func (x *http2Exchange) Value(key any) any { return x.values.Value(key) }
 
+// headMayHaveLeft reports whether something of the request may have left.
+func (x *http2Exchange) headMayHaveLeft() bool {
+	select {
+	case <-x.headLeft:
+		return true
+	default:
+		return false
+	}
+}
+
 // wroteHeaders is called when the head was written, or its writing failed.
-func (x *http2Exchange) wroteHeaders() { x.headLeft.Store(true) }
+func (x *http2Exchange) wroteHeaders() {
+	x.received = x.c.wire.opened()
+	close(x.headLeft)
+}
 
 // wroteRequest is called when the request is out, or will not be.
 func (x *http2Exchange) wroteRequest(info httptrace.WroteRequestInfo) { x.endSending(info.Err) }

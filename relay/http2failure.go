@@ -39,7 +39,7 @@ func (x *http2Exchange) failure(seen error) error {
 		return err
 	}
 	// When we gave up it is not known how far net/http was.
-	never := x.cause == nil && !x.responded && (!x.headLeft.Load() || notTaken(seen))
+	never := x.cause == nil && !x.responded && (!x.headMayHaveLeft() || notTaken(seen))
 	return &exchangeError{op: "exchange over HTTP/2", err: protocolError(err), never: never, responded: x.responded}
 }
 

@@ -66,11 +66,15 @@ func (f *rawFrames) request() (stream uint32, ok bool) {
 
 // answer writes the head of a response or trailers.
 func (f *rawFrames) answer(stream uint32, end bool, fields ...string) {
+	f.answerOn(f.Framer, stream, end, fields...)
+}
+
+func (f *rawFrames) answerOn(out *http2.Framer, stream uint32, end bool, fields ...string) {
 	f.header.Reset()
 	for i := 0; i < len(fields); i += 2 {
 		f.enc.WriteField(hpack.HeaderField{Name: fields[i], Value: fields[i+1]})
 	}
-	f.WriteHeaders(http2.HeadersFrameParam{StreamID: stream, BlockFragment: f.header.Bytes(), EndHeaders: true, EndStream: end})
+	out.WriteHeaders(http2.HeadersFrameParam{StreamID: stream, BlockFragment: f.header.Bytes(), EndHeaders: true, EndStream: end})
 }
 
 // What may be tried elsewhere, and what may not.

@@ -86,6 +86,7 @@ func (x *http2Exchange) Read(p []byte) (int, error) {
 		return 0, nil
 	}
 	n, err := x.raw.Read(p)
+	x.taken += int64(n)
 	if err == nil {
 		return n, nil
 	}
@@ -97,6 +98,30 @@ func (x *http2Exchange) Read(p []byte) (int, error) {
 	}
 	x.endReading(err)
 	return n, err
+}
+
+// waiting reports whether a Read would have something without waiting for the service.
+func (x *http2Exchange) waiting() bool {
+	if !x.headMayHaveLeft() && !x.catchUp() || x.received == nil || x.received.vague.Load() {
+		return false
+	}
+	x.readMu.Lock()
+	defer x.readMu.Unlock()
+	return x.ended != nil || x.received.bytes.Load() > x.taken || x.received.ended.Load()
+}
+
+// catchUp waits for the goroutine that has sent the head, when a response is faster than it. It is bounded, since a
+// hostile service answers what it has not got.
+func (x *http2Exchange) catchUp() bool {
+	patience := time.NewTimer(finishing)
+	defer patience.Stop()
+	select {
+	case <-x.headLeft:
+		return true
+	case <-x.done:
+	case <-patience.C:
+	}
+	return false
 }
 
 func (x *http2Exchange) filterTrailers() {

@@ -191,12 +191,14 @@ func TestServiceIsAskedOnce(t *testing.T) {
 			for range 5 {
 				a.send(true)
 			}
-			want := int32(1)
+			// To ask at each would take five more than the requests need, of which HTTP/1.1
+			// may open another while the one before is still being put back.
+			most := int32(1)
 			if !k.http2 {
-				want = 2 // to ask, and for the requests
+				most = 5
 			}
-			if n := conns.Load(); n != want {
-				t.Errorf("%d connections for 5 requests, want %d", n, want)
+			if n := conns.Load(); n > most {
+				t.Errorf("%d connections for 5 requests, want at most %d", n, most)
 			}
 		})
 	}

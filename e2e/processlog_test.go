@@ -27,7 +27,7 @@ func (p *process) lines() []string {
 func (p *process) waitLog(t testing.TB, why string, want ...string) string {
 	t.Helper()
 	var found string
-	eventually(t, 5*time.Second, p.name+" logs "+why, func() error {
+	eventually(t, 30*time.Second, p.name+" logs "+why, func() error {
 		if lines := p.grep(want...); len(lines) > 0 {
 			found = lines[0]
 			return nil

@@ -66,11 +66,11 @@ func TestTCPServicesReset(t *testing.T) {
 // TestTCPEndpointThatNobodyServes is waited for as long as the connect time-out allows.
 func TestTCPEndpointThatNobodyServes(t *testing.T) {
 	overEach(t, func(t *testing.T, w *way) {
-		short, f := w.forwarding(t, "e", "--connect.timeout", "1s")
+		short, f := w.forwarding(t, "e", "--connect.timeout", "4s")
 		began := time.Now()
 		wantReset(t, short, "nobody serves the endpoint")
-		if took := time.Since(began); took < 900*time.Millisecond {
-			t.Errorf("given up after %v, want 1 s", took)
+		if took := time.Since(began); took < 3900*time.Millisecond {
+			t.Errorf("given up after %v, want 4 s", took)
 		}
 		f.waitLog(t, "why", `"level":"warn"`, "cannot reach endpoint", "no available upstreams")
 

@@ -519,7 +519,9 @@ func TestDrainLetsRequestsBeRepeatedAtAgentsThatCannotMove(t *testing.T) {
 		}
 		return nil
 	})
-	first.Close()
+	cut, cancel := context.WithCancel(t.Context())
+	cancel()
+	first.Shutdown(cut) // at once
 	res, err := http.ReadResponse(bufio.NewReader(conn), nil)
 	if err != nil {
 		t.Fatal(err)

@@ -45,7 +45,8 @@ type carrier struct {
 	// close gives up waiting for it and pings never begin to.
 	wlock chan struct{}
 
-	closeSent bool // guarded by wlock
+	closeSent bool    // guarded by wlock
+	vector    *vector // of writeVector; nil until needed
 
 	// waiting says that ctl has a ping or a pong to send: whoever lets go of
 	// wlock looks here afterwards, so that nobody has to wait in order to ping.

@@ -2,6 +2,7 @@ package tunnel
 
 import (
 	"math/rand/v2"
+	"net"
 	"sync"
 	"time"
 )
@@ -10,11 +11,19 @@ import (
 // next message, it fits into 64 KiB.
 const connChunk = 64<<10 - headroom
 
+// wideWrite is from where on two pieces in one call are cheaper than a copy.
+const wideWrite = 16 << 10
+
 var connBuffers = sync.Pool{New: func() any { return new([headroom + connChunk]byte) }}
 
 // writeCopy sends p, which is left as it is, as one message in one system call;
 // it is at most connChunk long. It is writeMessage otherwise.
 func (c *carrier) writeCopy(op byte, p []byte) error {
+	if !c.client && len(p) >= wideWrite {
+		if nc, ok := c.nc.(*net.TCPConn); ok {
+			return c.writeVector(nc, op, p)
+		}
+	}
 	b := connBuffers.Get().(*[headroom + connChunk]byte)
 	defer connBuffers.Put(b)
 	frame := c.copyFrame(b, op, p)
@@ -23,6 +32,34 @@ func (c *carrier) writeCopy(op byte, p []byte) error {
 	err := c.writeWhole(frame)
 	c.unlockWrite()
 	return err
+}
+
+// writeVector is writeCopy for what need not be masked, and so not be copied.
+func (c *carrier) writeVector(nc *net.TCPConn, op byte, p []byte) error {
+	c.wlock <- struct{}{}
+	defer c.unlockWrite()
+	c.sendWaiting()
+	if c.ctl.err != nil {
+		return c.ctl.err
+	}
+	if c.vector == nil {
+		c.vector = new(vector)
+	}
+	v := c.vector
+	v.parts[0] = appendHeader(v.header[:0], op, len(p))
+	v.parts[1] = p
+	v.rest = v.parts[:]
+	n, err := v.rest.WriteTo(nc)
+	v.parts = [2][]byte{}
+	return c.wrote(int(n), err)
+}
+
+// vector is what writeVector writes; it is kept, or each write would cost
+// allocations. Guarded by wlock.
+type vector struct {
+	header [headroom]byte
+	parts  [2][]byte
+	rest   net.Buffers
 }
 
 // writeWithin is writeCopy for what must not take longer than that, and says

@@ -69,6 +69,11 @@ func (c *carrier) writeWhole(frame []byte) error {
 		return c.ctl.err
 	}
 	n, err := c.nc.Write(frame)
+	return c.wrote(n, err)
+}
+
+// wrote takes up how a write has ended; wlock is held.
+func (c *carrier) wrote(n int, err error) error {
 	if err == nil {
 		return nil
 	}

@@ -143,6 +143,17 @@ func putHeader(b []byte, op byte, key *uint32) (start int) {
 	return start
 }
 
+// appendHeader appends the header of a whole message of n bytes, not masked.
+func appendHeader(b []byte, op byte, n int) []byte {
+	switch {
+	case n < 126:
+		return append(b, finBit|op, byte(n))
+	case n < 1<<16:
+		return binary.BigEndian.AppendUint16(append(b, finBit|op, 126), uint16(n))
+	}
+	return binary.BigEndian.AppendUint64(append(b, finBit|op, 127), uint64(n))
+}
+
 // violation is a ProtocolError with the close code of its name.
 func violation(reason string) error {
 	return &ProtocolError{Reason: reason, CloseCode: closeProtocolError}

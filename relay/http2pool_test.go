@@ -164,3 +164,38 @@ func TestHTTP2Probe(t *testing.T) {
 		t.Errorf("no service: %v", err)
 	}
 }
+
+// Calls that are given up, at any moment, leave nothing behind: neither a stream nor, as TestMain sees, a goroutine.
+func TestHTTP2AbortedCalls(t *testing.T) {
+	p := service2(t, func(w http.ResponseWriter, r *http.Request) {
+		rc := http.NewResponseController(w)
+		buf := make([]byte, 1000)
+		for {
+			n, err := r.Body.Read(buf)
+			w.Write(buf[:n])
+			rc.Flush()
+			if err != nil {
+				return
+			}
+		}
+	})
+	var wg sync.WaitGroup
+	for worker := range 8 {
+		wg.Go(func() {
+			for i := range 50 {
+				ctx, cancel := context.WithCancel(t.Context())
+				time.AfterFunc(time.Duration(worker*50+i)*10*time.Microsecond, cancel)
+				if res, err := p.RoundTrip(post(t, "/", zeros{}).WithContext(ctx)); err == nil {
+					io.Copy(io.Discard, res.Body)
+					res.Body.Close()
+				}
+				cancel()
+			}
+		})
+	}
+	wg.Wait()
+	wantQuiet(t, p)
+	if _, body := read(t, p, post(t, "/", strings.NewReader("hello"))); body != "hello" {
+		t.Errorf("got %q after all that", body)
+	}
+}

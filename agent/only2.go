@@ -8,8 +8,8 @@ import (
 	"piko/relay"
 )
 
-// A cleartext service that speaks nothing but HTTP/2 hangs up on a request of
-// HTTP/1.1, as one that breaks does. So it is asked, when a request has failed
+// A service that speaks nothing but HTTP/2 hangs up on a request of HTTP/1.1, as
+// one that breaks does; with TLS it may refuse the connection, but Go's do not. So it is asked, when a request has failed
 // and the service has never answered one, whether it speaks HTTP/2, and if so
 // whether it speaks HTTP/1.1: if not, it cannot have executed the request, and
 // gets it and all others as HTTP/2. For a request that cannot be sent again this
@@ -25,7 +25,7 @@ func (u *upstream) answered(rt http.RoundTripper) {
 // unsure reports whether a request should not be the one that finds out that
 // the service does not speak HTTP/1.1.
 func (u *upstream) unsure(req *http.Request) bool {
-	return u.service.tls == nil && !u.heard1.Load() && (req.ContentLength < 0 || req.ContentLength > keepBody)
+	return !u.heard1.Load() && (req.ContentLength < 0 || req.ContentLength > keepBody)
 }
 
 // refuses reports whether a request over HTTP/1.1 has failed because the service
@@ -36,7 +36,7 @@ func (u *upstream) refuses(ctx context.Context, err error) bool {
 	}
 	_, dial := errors.AsType[*dialError](err)
 	_, client := errors.AsType[*relay.ClientError](err)
-	if dial || client || u.service.tls != nil || u.heard1.Swap(false) { // it may have been replaced, which the next failure shows
+	if dial || client || u.heard1.Swap(false) { // it may have been replaced, which the next failure shows
 		return false
 	}
 	return u.isOnly2(ctx)

@@ -1,10 +1,12 @@
 package agent
 
 import (
+	"crypto/tls"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -93,6 +95,23 @@ func TestServiceWithoutHTTP1(t *testing.T) {
 				t.Errorf("the service got %d requests, want 3", n)
 			}
 		})
+	}
+}
+
+// With TLS it is no other: Go's servers let clients in that offer HTTP/1.1 only.
+func TestTLSServiceWithoutHTTP1(t *testing.T) {
+	service := httptest.NewUnstartedServer(http.HandlerFunc(sayProto))
+	service.EnableHTTP2 = true
+	service.Config.Protocols = new(http.Protocols)
+	service.Config.Protocols.SetHTTP2(true)
+	service.Config.ErrorLog = discardLog()
+	service.StartTLS()
+	t.Cleanup(service.Close)
+	a := startAgent(t, service.URL, func(o *agentOptions) {
+		o.listener.TLS = &tls.Config{InsecureSkipVerify: true}
+	})
+	if got := a.post(7, true); got != "200 POST HTTP/2.0 7 <nil>" {
+		t.Error(got)
 	}
 }
 

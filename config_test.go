@@ -156,7 +156,7 @@ func TestMistakesInAFileNameLineKeyValueAndRemedy(t *testing.T) {
 		{"misspelt key", "proxy:\n  bind_adr: :9000\n", []string{":2: unknown key proxy.bind_adr", `":9000"`, "did you mean proxy.bind_addr?"}},
 		{"dash for underscore", "proxy:\n  bind-addr: :9000\n", []string{":2: unknown key proxy.bind-addr", "did you mean proxy.bind_addr?"}},
 		{"key in the wrong section", "\n\nadmin:\n  grace_period: 1s\n", []string{":4: unknown key admin.grace_period", "did you mean grace_period?"}},
-		{"key of nothing", "proxy:\n  colour: blue\n", []string{":2: unknown key proxy.colour", `"blue"`, "access_log, advertise_addr, bind_addr, domain, http, timeout, trusted_proxies"}},
+		{"key of nothing", "proxy:\n  colour: blue\n", []string{":2: unknown key proxy.colour", `"blue"`, "access_log, advertise_addr, bind_addr, domain, http, timeout, tls, trusted_proxies"}},
 		{"section of nothing", "tracing:\n  endpoint: x\n", []string{":1: unknown key tracing", "admin, cluster, grace_period, log, proxy, shutdown_delay, upstream"}},
 		{"secret under an unknown key", "proxy:\n  api_token: hunter2\n", []string{"proxy.api_token"}},
 		{"short secret", "cluster:\n  secret: [hunter2]\n", []string{":2: cluster.secret: ", "7 bytes is too short", "openssl rand"}},

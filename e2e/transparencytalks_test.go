@@ -199,6 +199,24 @@ var rawTalks = append(append(methodTalks(), targetTalks()...), []rawTalk{
 			return false
 		},
 	},
+	{
+		name: "upgrade that the service ends first",
+		client: func(c *talker) {
+			c.send(ask("GET / HTTP/1.1", "upgrade that the service ends first", "Connection: Upgrade\r\nUpgrade: chat/2\r\n"))
+			c.response("GET")
+			c.saw.note("rest %q", c.wantClosed(20*time.Second))
+			c.send("and still a word")
+			c.Conn.(*net.TCPConn).CloseWrite()
+			<-c.met // our end of the connection closes behind this
+		},
+		service: func(e *served) bool {
+			e.send("HTTP/1.1 101 Go On\r\nConnection: upgrade\r\nUpgrade: chat/2\r\n\r\nall")
+			e.Conn.(*net.TCPConn).CloseWrite()
+			e.saw.note("got %q", e.wantClosed(20*time.Second))
+			close(e.met)
+			return false
+		},
+	},
 	simple("upgrade refused", "GET / HTTP/1.1", "Connection: Upgrade\r\nUpgrade: chat/2\r\n", "", "HTTP/1.1 426 Upgrade Required\r\nContent-Length: 2\r\n\r\nno"),
 	simple("upgrade not taken", "GET / HTTP/1.1", "Connection: Upgrade\r\nUpgrade: chat/2\r\n", "", okay),
 

@@ -232,3 +232,14 @@ func TestSpliceBulk(t *testing.T) {
 		}
 	})
 }
+
+// No more is taken from one side than the other takes, but for what buffers on the way hold.
+func TestSpliceBackPressure(t *testing.T) {
+	everySplice(t, func(t *testing.T, s *spliced) {
+		const most = 64 << 20
+		s.a.SetWriteDeadline(time.Now().Add(300 * time.Millisecond))
+		if n, err := io.CopyN(s.a, zeros{}, most); err == nil {
+			t.Errorf("%d bytes were taken for a side that reads nothing", n)
+		}
+	})
+}

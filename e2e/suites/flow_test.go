@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -15,9 +16,9 @@ import (
 // What a reader that reads nothing may let pass, and cost each process on the way.
 const (
 	flowMessage = 64 << 10
-	flowOnWay   = 64 << 20
-	flowMemory  = 96 << 20
-	flowTotal   = 160 << 20 // more than may be on the way
+	flowOnWay   = 32 << 20 // about 1 MiB is usual; gRPC may take 16 MiB at each end
+	flowMemory  = 64 << 20
+	flowTotal   = 96 << 20 // more than may be on the way
 )
 
 // TestSlowReader wants a sender to wait for a reader that does not read, in both directions,
@@ -144,7 +145,9 @@ func (p *path) wantStall(t *testing.T, sent *atomic.Int64) {
 		if n == nil {
 			continue
 		}
-		if rss := n.memory(t, "VmRSS"); rss > flowMemory {
+		rss := n.memory(t, "VmRSS")
+		t.Logf("%d bytes on the way, %s has %d bytes of memory", last, n.id, rss)
+		if rss > flowMemory && os.Getenv(raceEnv) != "1" { // the race detector needs as much again, or more
 			t.Errorf("%s has %d bytes of memory, want at most %d", n.id, rss, flowMemory)
 		}
 	}

@@ -1,9 +1,11 @@
 package suites
 
 import (
+	"bytes"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -59,14 +61,23 @@ func command(path string, args ...string) *exec.Cmd {
 func (p *process) cleanup() {
 	_ = p.cmd.Process.Kill()
 	<-p.exited
+	b, err := os.ReadFile(p.output)
+	if bytes.Contains(b, []byte(dataRace)) {
+		p.t.Errorf("%s has a data race:\n%.8000s", p.name, b[bytes.Index(b, []byte(dataRace)):])
+	}
 	if !p.t.Failed() {
 		return
 	}
-	b, err := os.ReadFile(p.output)
 	lines := strings.Split(strings.TrimSpace(string(b)), "\n")
+	lines = slices.DeleteFunc(lines, func(l string) bool { // of requests there are thousands
+		return strings.Contains(l, `"level":"info"`) && strings.Contains(l, `"msg":"request"`)
+	})
 	p.t.Logf("--- %s (%s), %v, %v\n%s", p.name, strings.Join(p.cmd.Args, " "), p.cmd.ProcessState, err,
 		strings.Join(lines[max(0, len(lines)-25):], "\n"))
 }
+
+// dataRace is how reports of the race detector begin.
+const dataRace = "WARNING: DATA RACE"
 
 func (p *process) signal(t testing.TB, sig syscall.Signal) {
 	t.Helper()

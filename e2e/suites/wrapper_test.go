@@ -2,6 +2,7 @@ package suites
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"encoding/binary"
 	"encoding/json"
@@ -39,8 +40,9 @@ type wrapper struct {
 	URL              string // of the upstream port
 	Owner            string // the node that it belongs to
 	Proxy, Admin     string // of the node that the suite asks
+	Cert             string // file of the certificate that the node shows; "" is no TLS
 	Piko, Reference  string // programs
-	Names            string // directory for the names that are taken
+	Names            string // directory for the names that are taken, and other files
 	endpoint         string
 	service          string
 	reference, agent *exec.Cmd
@@ -51,8 +53,10 @@ type wrapper struct {
 // ServerCompatResponse, whose Go packages are internal.
 const (
 	fieldVersion = 2 // of the request: an HTTPVersion
+	fieldTLS     = 4
 	fieldHost    = 1 // of the response
 	fieldPort    = 2
+	fieldCert    = 3
 
 	versionHTTP2 = 2 // an HTTPVersion
 )
@@ -68,6 +72,9 @@ func runWrapper(arg string) error {
 	request, err := readMessage(os.Stdin)
 	if err != nil {
 		return fmt.Errorf("read request: %w", err)
+	}
+	if w.Upstream == upstreamSDK {
+		request = withoutTLS(request) // the node has it, and its upstream none
 	}
 	response, err := w.startReference(request)
 	if err != nil {
@@ -118,9 +125,7 @@ func (w *wrapper) startTunnel(ctx context.Context, http2 bool) (response []byte,
 		return nil, err
 	}
 	if w.Upstream == upstreamAgent {
-		w.agent = command(w.Piko, agentArgs(w.URL, w.endpoint, w.service, "--log.level", "error")...)
-		w.agent.Stderr = os.Stderr
-		err = w.agent.Start()
+		err = w.startAgent()
 	} else {
 		w.listener, err = listenSDK(ctx, w.URL, w.endpoint, http2)
 		if err == nil {
@@ -132,20 +137,57 @@ func (w *wrapper) startTunnel(ctx context.Context, http2 bool) (response []byte,
 	}
 	for deadline := time.Now().Add(8 * time.Second); ; <-time.After(10 * time.Millisecond) {
 		if err = knows(w.Admin, w.Owner, w.endpoint); err == nil {
-			break
+			return w.response()
 		}
 		if time.Now().After(deadline) {
 			w.stopTunnel()
 			return nil, err
 		}
 	}
+}
+
+// startAgent starts an agent with default settings, but for trusting a service whose
+// certificate nobody has signed.
+func (w *wrapper) startAgent() error {
+	args := agentArgs(w.URL, w.endpoint, w.service)
+	if w.Cert != "" {
+		file := filepath.Join(w.Names, w.endpoint+".yaml")
+		listener := fmt.Sprintf("listeners: [{endpoint_id: %s, addr: 'https://%s', tls: {insecure_skip_verify: true}}]\n", w.endpoint, w.service)
+		if err := os.WriteFile(file, []byte(listener), 0o600); err != nil {
+			return err
+		}
+		args = []string{"agent", "start", "--config.path", file, "--connect.url", w.URL, "--connections", "1"}
+	}
+	w.agent = command(w.Piko, append(args, "--log.level", "error")...)
+	w.agent.Stderr = os.Stderr
+	return w.agent.Start()
+}
+
+// response says where the suite's clients find the node.
+func (w *wrapper) response() ([]byte, error) {
 	_, port, _ := net.SplitHostPort(w.Proxy)
-	n, _ := strconv.ParseUint(port, 10, 16)
-	message := protowire.AppendTag(nil, fieldHost, protowire.BytesType)
-	message = protowire.AppendString(message, hostOf(w.endpoint))
-	message = protowire.AppendTag(message, fieldPort, protowire.VarintType)
-	message = protowire.AppendVarint(message, n)
-	return append(binary.BigEndian.AppendUint32(nil, uint32(len(message))), message...), nil
+	n, err := strconv.ParseUint(port, 10, 16)
+	if err != nil {
+		return nil, err
+	}
+	m := protowire.AppendTag(nil, fieldHost, protowire.BytesType)
+	m = protowire.AppendString(m, hostOf(w.endpoint))
+	m = protowire.AppendTag(m, fieldPort, protowire.VarintType)
+	m = protowire.AppendVarint(m, n)
+	if w.Cert != "" {
+		cert, err := os.ReadFile(w.Cert)
+		if err != nil {
+			return nil, err
+		}
+		m = protowire.AppendTag(m, fieldCert, protowire.BytesType)
+		m = protowire.AppendBytes(m, cert)
+	}
+	return withLength(m), nil
+}
+
+// withLength puts the length before a message.
+func withLength(message []byte) []byte {
+	return append(binary.BigEndian.AppendUint32(nil, uint32(len(message))), message...)
 }
 
 func (w *wrapper) stopTunnel() {
@@ -228,6 +270,12 @@ func readMessage(r io.Reader) ([]byte, error) {
 	message := append(head[:], make([]byte, n)...)
 	_, err := io.ReadFull(r, message[4:])
 	return message, err
+}
+
+// withoutTLS asks for a server without TLS.
+func withoutTLS(message []byte) []byte {
+	m := protowire.AppendTag(bytes.Clone(message[4:]), fieldTLS, protowire.VarintType) // the last one counts
+	return withLength(protowire.AppendVarint(m, 0))
 }
 
 // varint returns a field of a message with its length before it; 0 if it is not there.

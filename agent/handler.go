@@ -152,6 +152,7 @@ func (x *exchange) respond(res *http.Response) {
 	x.l.answered()
 	delete(res.Header, fault.HeaderError) // only the agent itself says that its service fails
 	x.status = res.StatusCode
+	x.body.Announce(x.w.Header())
 	n, err := relay.CopyResponse(x.w, res)
 	x.sent = n
 	if err != nil {

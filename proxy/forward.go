@@ -84,6 +84,7 @@ func (x *exchange) forward(target string) {
 		return
 	}
 	x.writer.start(x.w, x.r, x.progressLimit(res))
+	x.body.Announce(x.w.Header())
 	n, err := relay.CopyResponse(&x.writer, res)
 	x.bytesOut = n
 	if err == nil {

@@ -12,6 +12,8 @@ const (
 	// lingering is how long a client may go on sending a body that nobody wants, after the response: the end of the
 	// connection would destroy the response if it came while bytes are on their way.
 	lingering = 500 * time.Millisecond
+	// drained is how much of a body that nobody wants is read, so that the connection can be kept.
+	drained = 64 << 10
 )
 
 var (
@@ -147,9 +149,31 @@ func (b *Body) Err() error {
 	return b.end
 }
 
+// Announce says in the header of a response that the connection will end behind it, if the body is not in yet and may
+// not be when the response is over. A client that is not told, and has sent all of the body, uses the connection for its
+// next request just when it ends. It is called right before the head is written.
+func (b *Body) Announce(h http.Header) {
+	if b != nil && b.req.ProtoMajor < 2 && b.rest() < 0 && !b.Done() {
+		h.Set("Connection", "close")
+	}
+}
+
+// rest is how much of the body is to come, if that is worth reading for the sake of the connection; otherwise -1. A
+// client that asks first may send nothing of it.
+func (b *Body) rest() int64 {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	rest := b.req.ContentLength - b.pos
+	if b.req.ProtoMajor >= 2 || rest < 0 || rest > drained || b.end != nil || b.req.Header["Expect"] != nil {
+		return -1
+	}
+	return rest
+}
+
 // Finish takes the body back: it ends a read that still waits for the client, without waiting for it, and reads of it
-// fail from now on. If the client had more to send, its connection is closed behind the response, after a moment in
-// which it may go on sending: a connection that is closed with bytes unread is reset, and the response lost.
+// fail from now on. If the client had more to send, and more than a little, its connection is closed behind the response,
+// after a moment in which it may go on sending: a connection that is closed with bytes unread is reset, and the response
+// lost.
 func (b *Body) Finish() {
 	if b == nil {
 		return
@@ -165,7 +189,8 @@ func (b *Body) Finish() {
 
 func (b *Body) interrupt() {
 	rc := http.NewResponseController(b.w)
-	if !b.readMu.TryLock() {
+	waiting := !b.readMu.TryLock() // somebody, for the client
+	if waiting {
 		b.mu.Lock()
 		b.taking = true
 		b.mu.Unlock()
@@ -178,7 +203,30 @@ func (b *Body) interrupt() {
 		return
 	}
 	_ = rc.SetReadDeadline(time.Now().Add(lingering))
+	if !waiting && b.rest() >= 0 && b.drain() {
+		_ = rc.SetReadDeadline(time.Time{})
+		return
+	}
 	closeBehind(b.w)
+}
+
+// drain reads the rest of the body, and reports whether it came. It wants readMu.
+func (b *Body) drain() bool {
+	if b.w.Header().Get("Content-Length") != "" {
+		_ = http.NewResponseController(b.w).Flush() // the response is whole, and nobody shall wait for it
+	}
+	buf := copyBuffers.Get().(*[]byte)
+	defer copyBuffers.Put(buf)
+	for {
+		n, err := b.req.Body.Read(*buf)
+		b.mu.Lock()
+		b.pos += int64(n)
+		b.end = err
+		b.mu.Unlock()
+		if err != nil {
+			return err == io.EOF
+		}
+	}
 }
 
 // closeBehind makes net/http close the client's connection after the response, even if its head is out. There is no

@@ -188,6 +188,32 @@ func TestFinishWakesReader(t *testing.T) {
 	}
 }
 
+// A response that comes before the body was read says that the connection ends behind it, unless the body is there and
+// short: a client that was not told sends its next request on a connection that ends.
+func TestEarlyAnswerSaysWhetherItIsTheLast(t *testing.T) {
+	addr := front(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		b := TakeBody(w, r, BodyOptions{})
+		defer b.Finish()
+		b.Announce(w.Header())
+		w.Header().Set("Content-Length", "2")
+		io.WriteString(w, "ok")
+	}))
+	const next = "GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
+	for head, kept := range map[string]bool{
+		"Content-Length: 5\r\n\r\nhello":                                 true,
+		"Content-Length: 65536\r\n\r\n" + strings.Repeat("x", drained):   true,
+		"Content-Length: 65537\r\n\r\n" + strings.Repeat("x", drained+1): false,
+		"Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n":      false,
+		"Expect: 100-continue\r\nContent-Length: 5\r\n\r\nhello":         false,
+	} {
+		answer := talk(t, addr, "POST / HTTP/1.1\r\nHost: a\r\n"+head+next, 5*time.Second)
+		first, rest, _ := strings.Cut(answer, "ok")
+		if said := !strings.Contains(first, "Connection: close\r\n"); said != kept || kept != strings.Contains(rest, "200 OK") {
+			t.Errorf("%.60q: says that it is kept: %v, want %v; the rest is %.100q", head, said, kept, rest)
+		}
+	}
+}
+
 // What is kept is bounded, and given back as soon as nobody can ask for it.
 func TestKeptBytesAreReleased(t *testing.T) {
 	b := bodyOf(bytes.NewReader(make([]byte, 50_000)), 50_000, 64<<10)

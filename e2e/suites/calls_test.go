@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -30,7 +31,8 @@ func TestDeadline(t *testing.T) {
 			close(ended)
 			return stream.Context().Err()
 		}}))
-		ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
+		const allowed = 5 * time.Second
+		ctx, cancel := context.WithTimeout(t.Context(), allowed)
 		defer cancel()
 		stream, err := p.testClient(t, "deadline").FullDuplexCall(ctx)
 		if err == nil {
@@ -38,8 +40,13 @@ func TestDeadline(t *testing.T) {
 		}
 		wantCode(t, "call whose deadline is over", err, codes.DeadlineExceeded)
 		wantClosed(t, "the server's call ended", ended)
-		if left := <-seen; left <= 0 || left > 3*time.Second {
-			t.Errorf("the server saw a deadline in %v, want it within 3 s", left)
+		select {
+		case left := <-seen:
+			if left <= 0 || left > allowed {
+				t.Errorf("the server saw a deadline in %v, want it within %v", left, allowed)
+			}
+		default:
+			t.Error("the server saw no call")
 		}
 	})
 }
@@ -59,7 +66,7 @@ func TestServerForgetsDeadline(t *testing.T) {
 			<-release
 			return &testgrpc.SimpleResponse{}, nil
 		}}))
-		res, err := p.rawCall(t, "forgets", "/grpc.testing.TestService/UnaryCall", http.Header{"Grpc-Timeout": {"2S"}})
+		res, err := p.rawCall(t, "forgets", "/grpc.testing.TestService/UnaryCall", http.Header{"Grpc-Timeout": {"5S"}})
 		if err != nil {
 			t.Fatalf("call: %v", err)
 		}
@@ -209,9 +216,10 @@ func TestNobodyListens(t *testing.T) {
 func TestUpstreamDies(t *testing.T) {
 	t.Parallel()
 	everyUpstream(t, func(t *testing.T, p *path, serve serveGRPC) {
-		waiting := make(chan struct{})
+		waiting, calls := make(chan struct{}, 10), atomic.Int64{}
 		stop := serve(t, "dies", newTestServer(&service{duplex: echo, unary: func(ctx context.Context, _ *testgrpc.SimpleRequest) (*testgrpc.SimpleResponse, error) {
-			close(waiting)
+			calls.Add(1)
+			waiting <- struct{}{}
 			<-ctx.Done()
 			return nil, ctx.Err()
 		}}))
@@ -226,5 +234,8 @@ func TestUpstreamDies(t *testing.T) {
 		_, err := stream.Recv()
 		wantCode(t, "streaming call", err, codes.Unavailable)
 		wantCode(t, "unary call", <-unary, codes.Unavailable)
+		if n := calls.Load(); n != 1 {
+			t.Errorf("the unary call was executed %d times", n)
+		}
 	})
 }

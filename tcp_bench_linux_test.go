@@ -18,8 +18,8 @@ import (
 )
 
 // BenchmarkTCP carries TCP through the real binary, `piko forward tcp`, a node (or two) and `piko agent tcp`, each a
-// process of its own, and beside it through one haproxy in TCP mode, which is the measure. The ends are in this process;
-// CPU is that of the processes between. Compare the two within one run only.
+// process of its own, and beside it through one haproxy in TCP mode, which is the measure, and through three in a row, as
+// many processes as piko's. The ends are in this process; CPU is that of the processes between. Compare within one run only.
 //
 //	go test -run '^$' -bench 'TCP/' -benchtime 30x -count 5 .
 func BenchmarkTCP(b *testing.B) {
@@ -32,12 +32,14 @@ func BenchmarkTCP(b *testing.B) {
 		name string
 		run  func(*testing.B, *tcpPath)
 	}{{"down", benchDown}, {"up", benchUp}, {"pingpong64B", benchPingPong}, {"connect", benchConnections}} {
-		for _, system := range []string{"piko", "hop", "haproxy"} {
+		for _, system := range []string{"piko", "hop", "haproxy", "3haproxies"} {
 			b.Run(work.name+"/"+system, func(b *testing.B) {
 				p := &tcpPath{b: b, service: service}
 				switch system {
 				case "haproxy":
-					p.startHaproxy()
+					p.startHaproxies(1)
+				case "3haproxies":
+					p.startHaproxies(3)
 				default:
 					p.startPiko(path, system == "hop")
 				}
@@ -230,22 +232,26 @@ func (p *tcpPath) startPiko(path string, hop bool) {
 	p.awaitOpen(p.addr)
 }
 
-// startHaproxy runs what users would put in between otherwise.
-func (p *tcpPath) startHaproxy() {
+// startHaproxies runs what users would put in between otherwise, that many in a row.
+func (p *tcpPath) startHaproxies(count int) {
 	path := "/usr/sbin/haproxy"
 	if found, err := exec.LookPath("haproxy"); err == nil {
 		path = found
 	} else if _, err := os.Stat(path); err != nil {
 		p.b.Skip("haproxy is not installed")
 	}
-	p.addr = freeBenchAddr(p.b)
-	cfg := filepath.Join(p.b.TempDir(), "haproxy.cfg")
-	text := fmt.Sprintf("defaults\n\tmode tcp\n\ttimeout connect 5s\n\ttimeout client 1m\n\ttimeout server 1m\nlisten bench\n\tbind %s\n\tserver one %s\n", p.addr, p.service)
-	if err := os.WriteFile(cfg, []byte(text), 0o600); err != nil {
-		p.b.Fatal(err)
+	p.addr = p.service
+	for i := range count {
+		target := p.addr
+		p.addr = freeBenchAddr(p.b)
+		cfg := filepath.Join(p.b.TempDir(), fmt.Sprintf("haproxy%d.cfg", i))
+		text := fmt.Sprintf("defaults\n\tmode tcp\n\ttimeout connect 5s\n\ttimeout client 1m\n\ttimeout server 1m\nlisten bench\n\tbind %s\n\tserver one %s\n", p.addr, target)
+		if err := os.WriteFile(cfg, []byte(text), 0o600); err != nil {
+			p.b.Fatal(err)
+		}
+		p.start(path, "-db", "-f", cfg)
+		p.awaitOpen(p.addr)
 	}
-	p.start(path, "-db", "-f", cfg)
-	p.awaitOpen(p.addr)
 }
 
 // awaitOpen waits until something listens.

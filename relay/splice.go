@@ -7,6 +7,7 @@ import (
 	"net"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 )
 
@@ -76,14 +77,17 @@ type direction struct {
 
 	n       int64 // bytes written
 	refused bool  // dst takes no more
-	ended   bool  // src has ended in order, and dst knows
+	reset   bool  // for it has been reset; guarded by over
+
+	over  chan struct{} // closed when nothing more is copied
+	ended bool          // src has ended in order, and dst knows
 }
 
 func newSplice(a, b io.ReadWriteCloser) *splice {
 	s := &splice{copied: make(chan struct{})}
 	s.copying.Store(2)
-	s.forth = direction{s: s, src: a, dst: b, w: b}
-	s.back = direction{s: s, src: b, dst: a, w: a}
+	s.forth = direction{s: s, src: a, dst: b, w: b, over: make(chan struct{})}
+	s.back = direction{s: s, src: b, dst: a, w: a, over: make(chan struct{})}
 	return s
 }
 
@@ -152,6 +156,7 @@ func afterContext(ctx context.Context, f func()) (stop func()) {
 // copy copies until src ends or something fails, and watches over src until the other direction is over, too.
 func (d *direction) copy() {
 	d.copyAll()
+	close(d.over)
 	if d.s.copying.Add(-1) == 0 {
 		close(d.s.copied)
 	}
@@ -178,6 +183,8 @@ var errGone = errors.New("connection is gone")
 func (d *direction) copyAll() {
 	readErr, writeErr := d.pump()
 	switch {
+	case readErr == nil && writeErr == nil && d.cutOff():
+		// The other direction has noted it. What had come before is left to dst, see linger.
 	case readErr == nil && (writeErr == nil || writeErr == errAnswered):
 		d.passEnd()
 	case d.s.farewell.isLeaving():
@@ -189,9 +196,24 @@ func (d *direction) copyAll() {
 		// What dst has said before is still brought to src, as a service that answers early and hangs up expects. The other
 		// direction ends at once, for the same reason, or by the deadline.
 		d.s.fail(d.dst, "write", writeErr)
-		d.refused = true
+		d.refused, d.reset = true, errors.Is(writeErr, syscall.ECONNRESET)
 		_ = setReadDeadline(d.dst, time.Now().Add(lastWords))
 	}
+}
+
+// cutOff reports whether src, of which all seems to have been read, was reset before it came to its end. (Behind its end
+// a write would have met EPIPE.)
+func (d *direction) cutOff() bool {
+	src, ok := d.src.(net.Conn)
+	if !ok || !metReset(src) {
+		return false
+	}
+	other := &d.s.forth
+	if other == d {
+		other = &d.s.back
+	}
+	<-other.over // the write that met it has returned, or all has ended in order
+	return other.reset
 }
 
 func (d *direction) pump() (readErr, writeErr error) {

@@ -4,6 +4,8 @@ import (
 	"errors"
 	"io"
 	"net"
+	"runtime"
+	"sync/atomic"
 	"testing"
 )
 
@@ -51,4 +53,45 @@ func TestSpliceLeavesTheAnswerOfWhoIsGone(t *testing.T) {
 	if _, err := s.a.Write([]byte("x")); err == nil {
 		t.Error("a was not reset")
 	}
+}
+
+// The system tells of a reset once, and then speaks of an end: that a write was told must not make the end one in order.
+func TestSpliceTellsAResetFromAnEnd(t *testing.T) {
+	if runtime.GOOS != "linux" {
+		t.Skip("cannot be found out")
+	}
+	for i := range 150 {
+		var ends atomic.Int32
+		s := startSplice(t, func(c *net.TCPConn) net.Conn { return endsConn{hiddenConn{c, c}, &ends} }, asItIs)
+		io.WriteString(s.b, "half an ans")
+		written := make(chan struct{})
+		go func() {
+			defer close(written)
+			for {
+				if _, err := s.a.Write(make([]byte, 1+i)); err != nil {
+					return
+				}
+			}
+		}()
+		io.ReadFull(s.b, make([]byte, i))
+		s.b.SetLinger(0)
+		s.b.Close()
+		io.Copy(io.Discard, s.a)
+		s.a.Close()
+		if err := s.wait(); err == nil || ends.Load() > 0 {
+			t.Fatalf("round %d: %v, and a was told of an end %d times", i, err, ends.Load())
+		}
+		<-written
+	}
+}
+
+// endsConn counts what it is told of ends.
+type endsConn struct {
+	hiddenConn
+	ends *atomic.Int32
+}
+
+func (c endsConn) CloseWrite() error {
+	c.ends.Add(1)
+	return c.hiddenConn.CloseWrite()
 }

@@ -42,6 +42,8 @@ type Body struct {
 	req *http.Request
 	opt BodyOptions
 
+	unannounced bool // the response says nothing of its being the last; owned by the handler
+
 	// Guarded by readMu, which is held while waiting for the client. It is taken before mu.
 	readMu   sync.Mutex
 	finished bool
@@ -153,7 +155,10 @@ func (b *Body) Err() error {
 // not be when the response is over. A client that is not told, and has sent all of the body, uses the connection for its
 // next request just when it ends. It is called right before the head is written.
 func (b *Body) Announce(h http.Header) {
-	if b != nil && b.req.ProtoMajor < 2 && b.rest() < 0 && !b.Done() {
+	if b == nil || b.req.ProtoMajor >= 2 || b.Done() {
+		return
+	}
+	if b.unannounced = b.rest() >= 0; !b.unannounced {
 		h.Set("Connection", "close")
 	}
 }
@@ -164,16 +169,16 @@ func (b *Body) rest() int64 {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	rest := b.req.ContentLength - b.pos
-	if b.req.ProtoMajor >= 2 || rest < 0 || rest > drained || b.end != nil || b.req.Header["Expect"] != nil {
+	if rest < 0 || rest > drained || b.end != nil || b.req.Header["Expect"] != nil {
 		return -1
 	}
 	return rest
 }
 
 // Finish takes the body back: it ends a read that still waits for the client, without waiting for it, and reads of it
-// fail from now on. If the client had more to send, and more than a little, its connection is closed behind the response,
-// after a moment in which it may go on sending: a connection that is closed with bytes unread is reset, and the response
-// lost.
+// fail from now on. If the client had more to send, its connection is closed behind the response, after a moment in
+// which it may go on sending: a connection that is closed with bytes unread is reset, and the response lost. Only for the
+// last of a short body, behind a response whose head says nothing of the end, it waits for that moment.
 func (b *Body) Finish() {
 	if b == nil {
 		return
@@ -189,8 +194,10 @@ func (b *Body) Finish() {
 
 func (b *Body) interrupt() {
 	rc := http.NewResponseController(b.w)
-	waiting := !b.readMu.TryLock() // somebody, for the client
-	if waiting {
+	if b.unannounced && b.rest() >= 0 && b.drain(rc) {
+		return
+	}
+	if !b.readMu.TryLock() {
 		b.mu.Lock()
 		b.taking = true
 		b.mu.Unlock()
@@ -203,30 +210,32 @@ func (b *Body) interrupt() {
 		return
 	}
 	_ = rc.SetReadDeadline(time.Now().Add(lingering))
-	if !waiting && b.rest() >= 0 && b.drain() {
-		_ = rc.SetReadDeadline(time.Time{})
-		return
-	}
 	closeBehind(b.w)
 }
 
-// drain reads the rest of the body, and reports whether it came. It wants readMu.
-func (b *Body) drain() bool {
+// drain reads the rest of the body, or lets whoever waits for it do so, and reports whether it came.
+func (b *Body) drain(rc *http.ResponseController) bool {
 	if b.w.Header().Get("Content-Length") != "" {
-		_ = http.NewResponseController(b.w).Flush() // the response is whole, and nobody shall wait for it
+		_ = rc.Flush() // the response is whole, and nobody shall wait for it
 	}
+	// After a time-out net/http takes the client for gone, for all requests of the connection.
+	_ = rc.SetReadDeadline(time.Now().Add(lingering))
+	b.readMu.Lock()
+	defer b.readMu.Unlock()
+	b.finished = true
 	buf := copyBuffers.Get().(*[]byte)
 	defer copyBuffers.Put(buf)
-	for {
+	for b.rest() >= 0 && !b.Done() {
 		n, err := b.req.Body.Read(*buf)
 		b.mu.Lock()
 		b.pos += int64(n)
 		b.end = err
 		b.mu.Unlock()
-		if err != nil {
-			return err == io.EOF
-		}
 	}
+	if b.Done() {
+		_ = rc.SetReadDeadline(time.Time{})
+	}
+	return b.Done()
 }
 
 // closeBehind makes net/http close the client's connection after the response, even if its head is out. There is no

@@ -1,9 +1,12 @@
 package relay
 
 import (
+	"bufio"
 	"bytes"
 	"errors"
+	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -211,6 +214,41 @@ func TestEarlyAnswerSaysWhetherItIsTheLast(t *testing.T) {
 		if said := !strings.Contains(first, "Connection: close\r\n"); said != kept || kept != strings.Contains(rest, "200 OK") {
 			t.Errorf("%.60q: says that it is kept: %v, want %v; the rest is %.100q", head, said, kept, rest)
 		}
+	}
+}
+
+// The last of a short body may come behind the response, whoever waits for it.
+func TestBodyBehindItsAnswer(t *testing.T) {
+	addr := front(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		b := TakeBody(w, r, BodyOptions{})
+		defer b.Finish()
+		out := attach(t, b)
+		if r.URL.Path == "/waiting" {
+			go io.Copy(io.Discard, out.Body)
+		}
+		b.Announce(w.Header())
+		w.Header().Set("Content-Length", "2")
+		io.WriteString(w, "ok")
+	}))
+	for _, path := range []string{"/waiting", "/not"} {
+		c, err := net.Dial("tcp", addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.SetDeadline(time.Now().Add(5 * time.Second))
+		r := bufio.NewReader(c)
+		for i := range 3 {
+			fmt.Fprintf(c, "POST %s HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\n", path)
+			res, err := http.ReadResponse(r, nil)
+			if err != nil {
+				t.Fatalf("%s, response %d: %v", path, i, err)
+			}
+			if text, err := io.ReadAll(res.Body); string(text) != "ok" || err != nil || res.Close {
+				t.Errorf("%s, response %d: got %q, %v, last: %v", path, i, text, err, res.Close)
+			}
+			io.WriteString(c, "hello")
+		}
+		c.Close()
 	}
 }
 

@@ -13,7 +13,6 @@ import (
 // the one and agents are at the other.
 type way struct {
 	entry, owner *server // the same, with one node
-	agents       []*process
 }
 
 // overEach runs a test with each way, beside other tests. The nodes have no flags but where
@@ -65,11 +64,16 @@ func (w *way) agent(t testing.TB, endpoint, addr string, args ...string) *proces
 		"agent", "http", endpoint, addr, "--connect.url", "http://" + w.owner.upstream, "--connections", "1"}, args...)...))
 }
 
+// agents starts an agent of many services, which a file lists.
+func (w *way) agents(t testing.TB, listeners string) *process {
+	t.Helper()
+	file := writeFile(t, t.TempDir(), "agent.yaml", listeners)
+	return start(t, "agent", nil, pikoBinary, "agent", "start", "--config.path", file, "--connect.url", "http://"+w.owner.upstream, "--connections", "1")
+}
+
 // started waits until clients reach an agent, or what else has been started on an endpoint.
 func (w *way) started(t testing.TB, endpoint string, p *process) *process {
 	t.Helper()
-	w.agents = append(w.agents, p)
-	w.owner.waitUpstreams(t, endpoint, 1, 10*time.Second)
 	w.waitKnown(t, endpoint)
 	return p
 }
@@ -78,6 +82,7 @@ func (w *way) started(t testing.TB, endpoint string, p *process) *process {
 func (w *way) waitKnown(t testing.TB, endpoint string) {
 	t.Helper()
 	if w.entry == w.owner {
+		w.owner.waitUpstreams(t, endpoint, 1, 10*time.Second)
 		return
 	}
 	eventually(t, 10*time.Second, "the entry node knows the endpoint", func() error {

@@ -27,24 +27,27 @@ func TestNginx(t *testing.T) {
 	plain, h2c, tls, h2 := freeAddr(t), freeAddr(t), freeAddr(t), freeAddr(t)
 	nginx(t, plain, fmt.Sprintf("listen %s http2; listen %s ssl; listen %s ssl http2; ssl_certificate %s; ssl_certificate_key %s;\n%s",
 		h2c, tls, h2, cert.file, cert.key, nginxFiles))
-	trust := []string{"--tls.root-cas", cert.file}
-	forms := []struct {
-		name, addr string
-		args       []string
-	}{
-		{"HTTP/1.1", plain, nil},
-		{"HTTP/2", "h2c://" + h2c, nil},
-		{"HTTP/2, found out", h2c, nil},
+	trust := ", tls: {root_cas: '" + cert.file + "'}"
+	forms := []struct{ name, addr, more string }{
+		{"HTTP/1.1", plain, ""},
+		{"HTTP/2", "h2c://" + h2c, ""},
+		{"HTTP/2, found out", h2c, ""},
 		{"TLS", "https://" + tls, trust},
 		{"TLS with HTTP/2", "https://" + h2, trust},
 		{"HTTP/2 over TLS", "grpcs://" + h2, trust},
+		{"TLS, always HTTP/2", "https://" + h2, trust + ", upstream_protocol: h2"},
+	}
+	listeners := "listeners:\n"
+	for i, form := range forms {
+		listeners += fmt.Sprintf("  - {endpoint_id: nginx-%d, addr: '%s'%s}\n", i, form.addr, form.more)
 	}
 	overEach(t, func(t *testing.T, w *way) {
+		w.agents(t, listeners)
 		for i, form := range forms {
 			t.Run(form.name, func(t *testing.T) {
 				t.Parallel()
 				n := &nginxUser{t, w.entry, fmt.Sprint("nginx-", i), "/put/" + fmt.Sprint(w.entry.proxy, i)}
-				w.agent(t, n.endpoint, form.addr, form.args...)
+				w.waitKnown(t, n.endpoint)
 				n.files()
 				n.posts()
 			})

@@ -7,10 +7,10 @@
 //	upstream                                            node
 //	GET {prefix}/piko/v1/upstream/{endpoint}  ----->           RFC 6455, version 13
 //	  Authorization: Bearer ...  x-piko-tenant-id: ...
-//	  x-piko-features: control   x-piko-instance: ...
+//	  x-piko-features: control, meta   x-piko-instance: ...
 //	  x-piko-protocol: http      x-piko-nodes: nodes it has tunnels at
 //	                            <-----  101 Switching Protocols
-//	                                      x-piko-features: control
+//	                                      x-piko-features: control, meta
 //	                                      x-piko-node-id: ...  x-piko-cluster-size: 3
 //	                            <=====  binary messages  =====>
 //
@@ -27,6 +27,22 @@
 // upstream opens stream 1 and no other, and each side writes JSON objects on
 // it, one a line, of which the other ignores what it does not know: drain,
 // drained, cluster, weight.
+//
+// Meta. Negotiated likewise: each stream of the node's begins with a few bytes
+// about the client for whom it is, which Accept has read before it returns the
+// stream.
+//
+// TCP. A client's connection to an endpoint is a WebSocket of its own, without a
+// mux: DialTCP at the client, AcceptTCP at a node, a Conn at both.
+//
+//	GET {prefix}/_piko/v1/tcp/{endpoint}      ----->
+//	  x-piko-features: half-close
+//	                            <-----  101 Switching Protocols
+//	                                      x-piko-features: half-close
+//	                            <=====  binary messages  =====>
+//	text message "eof"          ----->           one side has ended
+//	                            <-----  text message "eof"
+//	close frame 1000            <---->           both have; or 1011: a failure
 //
 // Life. Any received byte is life. After 10 s without one a side sends a
 // WebSocket ping; 5 s later without one the session is dead, unless the ping

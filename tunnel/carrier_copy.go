@@ -1,6 +1,7 @@
 package tunnel
 
 import (
+	"encoding/binary"
 	"math/rand/v2"
 	"net"
 	"sync"
@@ -90,4 +91,39 @@ func (c *carrier) copyFrame(b *[headroom + connChunk]byte, op byte, p []byte) []
 	key := rand.Uint32() // see writeFrame
 	maskCopy(whole[headroom:], p, key)
 	return whole[putHeader(whole, op, &key):]
+}
+
+// writeEnd sends the end of our data. If the peer has ended before, that is the
+// end of all, and a close frame goes with it.
+func (c *carrier) writeEnd(last bool) error {
+	var space [64]byte
+	b := c.appendControl(space[:0], opText, eofPayload)
+	if last {
+		b = c.appendControl(b, opClose, normalClose)
+	}
+	c.wlock <- struct{}{}
+	c.sendWaiting()
+	err := c.writeWhole(b)
+	if err == nil && last {
+		c.closeSent = true
+		c.endWrite(errClosedHere)
+	}
+	c.unlockWrite()
+	return err
+}
+
+// normalClose is the payload of a close frame for no reason.
+var normalClose = binary.BigEndian.AppendUint16(nil, closeNormal)
+
+// appendControl appends a frame of at most 125 bytes.
+func (c *carrier) appendControl(b []byte, op byte, p []byte) []byte {
+	var frame [headroom + maxControl]byte
+	whole := frame[:headroom+copy(frame[headroom:], p)]
+	var key *uint32
+	if c.client {
+		k := rand.Uint32() // see writeFrame
+		key = &k
+		maskBytes(whole[headroom:], k)
+	}
+	return append(b, whole[putHeader(whole, op, key):]...)
 }

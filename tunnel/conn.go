@@ -248,7 +248,7 @@ func (c *Conn) CloseWrite() error {
 	c.writer <- struct{}{}
 	defer c.letWrite()
 	c.mu.Lock()
-	ended := c.eofSent && !c.closed
+	ended, last := c.eofSent && !c.closed, c.eofSeen
 	c.mu.Unlock()
 	if ended {
 		return nil
@@ -256,7 +256,7 @@ func (c *Conn) CloseWrite() error {
 	if err := c.writeFails(); err != nil {
 		return err
 	}
-	if err := c.c.writeCopy(opText, eofPayload); err != nil {
+	if err := c.c.writeEnd(last); err != nil {
 		return c.writeFailed(err)
 	}
 	c.mu.Lock()

@@ -44,6 +44,25 @@ func TestConnOneSystemCallForAWrite(t *testing.T) {
 	}
 }
 
+// Who ends as the second one closes with it.
+func TestConnEndsAndClosesWithOneSystemCall(t *testing.T) {
+	near, far := tcpPair(t)
+	far.Write(textFrame("eof").bytes())
+	wire := &writesConn{Conn: near}
+	c := newConn(newCarrier(wire, nil, false), true)
+	if _, err := c.Read(make([]byte, 1)); err != io.EOF {
+		t.Fatal(err)
+	}
+	if err := c.CloseWrite(); err != nil {
+		t.Fatal(err)
+	}
+	far.Close()
+	c.Close()
+	if want := []int{2 + 3 + 2 + 2}; !slices.Equal(wire.sizes, want) {
+		t.Errorf("wrote %v, want %v", wire.sizes, want)
+	}
+}
+
 // What is not masked is not copied either, and is the same on the wire.
 func TestConnWritesWithoutACopy(t *testing.T) {
 	for _, size := range []int{wideWrite - 1, wideWrite, connChunk} {

@@ -246,8 +246,12 @@ func (d *direction) passEnd() {
 }
 
 // linger is for a destination that took no more, and ended in order what it had to say: the source must learn that not
-// all of what it sent was taken. It may not have read all that it got, which to be reset now could cost it.
+// all of what it sent was taken. It may not have read all that it got, which to be reset now could cost it. A client that
+// was reset before it had ended is gone, though, and its service is to know at once.
 func (s *splice) linger() {
+	if s.back.reset && !s.forth.ended {
+		s.reset()
+	}
 	for _, d := range []*direction{&s.forth, &s.back} {
 		if d.refused && !s.over.Load() {
 			_ = setReadDeadline(d.src, time.Now().Add(lastWords))

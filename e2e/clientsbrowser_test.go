@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"strings"
 	"testing"
 	"time"
 
@@ -127,11 +128,12 @@ func (s *pageService) browse(t *testing.T, url, protocol string, args ...string)
 	wantJSON(t, "events", got.Events, []string{"0 event", "1 event", "2 event", "3 event", "4 event", "5 event", "6 event", "7 event"})
 	wantJSON(t, "socket", got.Socket, []any{"text", true, 4321, "", true}) // gorilla sends the code back, but no reason
 	wantJSON(t, "stream", got.Stream, []any{"first", "second", true})
-	numbers := "0"
+	var numbers strings.Builder
+	numbers.WriteString("0")
 	for i := range 31 {
-		numbers += fmt.Sprint(",", i+1)
+		numbers.WriteString(fmt.Sprint(",", i+1))
 	}
-	if !got.Script || !got.Abort || !got.Echo || got.Parallel != numbers || got.Protocol != protocol || len(got.Errors) > 0 {
+	if !got.Script || !got.Abort || !got.Echo || got.Parallel != numbers.String() || got.Protocol != protocol || len(got.Errors) > 0 {
 		t.Errorf("the browser saw %+v", got)
 	}
 }

@@ -37,12 +37,13 @@ func TestNginx(t *testing.T) {
 		{"HTTP/2 over TLS", "grpcs://" + h2, trust},
 		{"TLS, always HTTP/2", "https://" + h2, trust + ", upstream_protocol: h2"},
 	}
-	listeners := "listeners:\n"
+	var listeners strings.Builder
+	listeners.WriteString("listeners:\n")
 	for i, form := range forms {
-		listeners += fmt.Sprintf("  - {endpoint_id: nginx-%d, addr: '%s'%s}\n", i, form.addr, form.more)
+		listeners.WriteString(fmt.Sprintf("  - {endpoint_id: nginx-%d, addr: '%s'%s}\n", i, form.addr, form.more))
 	}
 	overEach(t, func(t *testing.T, w *way) {
-		w.agents(t, listeners)
+		w.agents(t, listeners.String())
 		for i, form := range forms {
 			t.Run(form.name, func(t *testing.T) {
 				t.Parallel()

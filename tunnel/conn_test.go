@@ -91,6 +91,9 @@ func TestConnEndsOneDirectionByItself(t *testing.T) {
 			t.Errorf("Write behind CloseWrite: %v", err)
 		}
 		readAll(t, b, "question")
+		if _, err := b.Read(make([]byte, 1)); err != io.EOF {
+			t.Errorf("Read again behind the end: %v", err)
+		}
 		io.WriteString(b, "answer")
 		select {
 		case <-b.Done():

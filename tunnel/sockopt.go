@@ -34,10 +34,7 @@ func underneath(nc net.Conn) net.Conn {
 // loosenSocket lets the TCP connection under nc, which tuneSocket has prepared,
 // wait for a peer that does not read: that alone is no reason to end a Conn.
 func loosenSocket(nc net.Conn) {
-	if t, ok := nc.(interface{ NetConn() net.Conn }); ok {
-		nc = t.NetConn()
-	}
-	if conn, ok := nc.(*net.TCPConn); ok {
+	if conn, ok := underneath(nc).(*net.TCPConn); ok {
 		platformLoosen(conn)
 	}
 }

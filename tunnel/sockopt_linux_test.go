@@ -39,6 +39,29 @@ func TestTuneSocketAlsoUnderTLS(t *testing.T) {
 	tuneSocket(&memConn{}) // and nothing happens
 }
 
+// layer is a connection above another one, as what has read of it already.
+type layer struct{ net.Conn }
+
+func (l layer) NetConn() net.Conn { return l.Conn }
+
+func TestLoosenSocketAlsoUnderTLS(t *testing.T) {
+	conn, _ := tcpPair(t)
+	above := tls.Server(layer{conn}, &tls.Config{})
+	tuneSocket(above)
+	loosenSocket(above)
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	raw.Control(func(fd uintptr) {
+		for _, option := range []int{unix.TCP_USER_TIMEOUT, unix.TCP_NOTSENT_LOWAT} {
+			if got, err := unix.GetsockoptInt(int(fd), unix.IPPROTO_TCP, option); got != 0 || err != nil {
+				t.Errorf("option %d is %d, %v", option, got, err)
+			}
+		}
+	})
+}
+
 func TestBothSidesTuneTheirSockets(t *testing.T) {
 	url, accepted := carrierServer(t, Reply{})
 	for name, c := range map[string]*carrier{"client": dialCarrier(t, url), "server": <-accepted} {

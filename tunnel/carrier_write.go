@@ -138,7 +138,9 @@ func (c *carrier) sendControl(set func()) error {
 
 // flushControl sends the waiting control frames; it was given wlock.
 func (c *carrier) flushControl() {
-	c.nc.SetWriteDeadline(time.Now().Add(controlTimeout))
+	if !c.in.exact { // the peer of a Conn may leave everything unread for as long as it likes
+		c.nc.SetWriteDeadline(time.Now().Add(controlTimeout))
+	}
 	c.sendWaiting()
 	c.ctl.mu.Lock()
 	c.nc.SetWriteDeadline(c.ctl.writeDeadline)

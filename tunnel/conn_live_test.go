@@ -117,7 +117,8 @@ func TestConnToAPeerThatVanishedEndsWithin15s(t *testing.T) {
 // buffers are full, it answers no ping, and it is well.
 func TestConnWaitsForAPeerThatDoesNotRead(t *testing.T) {
 	for name, half := range map[string]bool{"ours": true, "v0.9.0": false} {
-		for _, size := range []int{100 << 10, 4 << 20} { // one that fits into buffers, one that does not
+		full := 4*connChunk + memBuffer - 4*(connChunk+4) - 2  // with the headers of five messages: a ping has no room
+		for _, size := range []int{100 << 10, full, 4 << 20} { // what fits into buffers, what just does, what does not
 			t.Run(name, func(t *testing.T) {
 				within(t, func(t *testing.T) {
 					client, node, _ := memConns(t, half)
@@ -133,6 +134,9 @@ func TestConnWaitsForAPeerThatDoesNotRead(t *testing.T) {
 					}
 					if err := <-wrote; err != nil {
 						t.Error(err)
+					}
+					if _, err := node.Write([]byte("x")); err != nil {
+						t.Errorf("%d bytes later: %v", size, err)
 					}
 				})
 			})

@@ -166,10 +166,9 @@ func (c *Conn) peerClosed() {
 }
 
 // drain reads on behind the peer's end: pings are to be answered and failures
-// to be noticed. It ends when the connection is closed.
+// to be noticed. It ends when the connection is closed. It needs no rmu: Read
+// does not touch the carrier any more.
 func (c *Conn) drain() {
-	c.rmu.Lock() // Read has ended, and the next one fails at once
-	c.rmu.Unlock()
 	c.reading.Store(true)
 	defer c.reading.Store(false)
 	var none [1]byte

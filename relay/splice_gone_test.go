@@ -7,6 +7,7 @@ import (
 	"runtime"
 	"sync/atomic"
 	"testing"
+	"time"
 )
 
 // watched is a connection that can tell that it is gone.
@@ -94,4 +95,32 @@ type endsConn struct {
 func (c endsConn) CloseWrite() error {
 	c.ends.Add(1)
 	return c.hiddenConn.CloseWrite()
+}
+
+// A client that was reset is nobody to wait for, whoever finds it out.
+func TestSpliceTellsTheServiceAtOnceOfAReset(t *testing.T) {
+	late := 0
+	for i := range 40 {
+		s := startSplice(t, asItIs, asItIs)
+		go func() {
+			for {
+				if _, err := s.b.Write(make([]byte, 1+i)); err != nil {
+					return
+				}
+			}
+		}()
+		io.ReadFull(s.a, make([]byte, 100*i))
+		s.a.SetLinger(0)
+		s.a.Close()
+		began := time.Now()
+		io.Copy(io.Discard, s.b) // b's own write may have met the error before
+		if time.Since(began) >= lastWords {
+			late++
+		}
+		s.b.Close()
+		s.wait()
+	}
+	if late > 1 { // some time passes on busy machines
+		t.Errorf("%d times b was told after more than %v", late, lastWords)
+	}
 }

@@ -98,7 +98,12 @@ func (p *HTTP2Pool) again(x *http2Exchange, err error) bool {
 	if req.Context().Err() != nil {
 		return false
 	}
-	return NeverExecuted(err) || p.RetryStale && x.reused && !hasBody(req) && Idempotent(req.Method) && !Responded(err)
+	if NeverExecuted(err) {
+		return true
+	}
+	// A service that ends one stream and keeps the connection has seen the request, and most likely would end the next.
+	stale := x.reused && x.c.cc.Err() != nil
+	return p.RetryStale && stale && !hasBody(req) && Idempotent(req.Method) && !Responded(err)
 }
 
 // Probe opens a connection unless there is one, and says nil if the other side speaks HTTP/2, ErrNotHTTP2 if it does

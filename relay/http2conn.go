@@ -26,6 +26,10 @@ const (
 	writeStall          = 30 * time.Second
 )
 
+// errNoRoom is why a new connection is of no use: its settings allow no streams, or came together with a GOAWAY. Another
+// one would most likely be the same, so nobody goes on opening them.
+var errNoRoom = errors.New("service takes no requests")
+
 // http2Conn is a connection of an HTTP2Pool.
 type http2Conn struct {
 	// Static after construction.
@@ -91,11 +95,15 @@ func (p *HTTP2Pool) open(ctx context.Context) (*http2Conn, error) {
 	case <-ctx.Done():
 		err = context.Cause(ctx)
 	}
+	limit := cc.Available()
+	if err == nil && limit == 0 {
+		err = errNoRoom
+	}
 	if err != nil {
 		_ = cc.Close()
 		return nil, err
 	}
-	return &http2Conn{pool: p, cc: cc, nc: nc, wire: wire, limit: cc.Available()}, nil
+	return &http2Conn{pool: p, cc: cc, nc: nc, wire: wire, limit: limit}, nil
 }
 
 // dialedKey is what a dial's context holds the connection under that the transport is to take.

@@ -92,6 +92,8 @@ func TestHTTP2NeverExecuted(t *testing.T) {
 		"is gone":          {serve: func(f *rawFrames, s uint32) { f.nc.Close() }},
 		"gone after a 103": {serve: func(f *rawFrames, s uint32) { f.answer(s, false, ":status", "103"); f.nc.Close() }, responded: true},
 		"speaks of 101":    {serve: func(f *rawFrames, s uint32) { f.answer(s, false, ":status", "101") }, responded: true, protocol: true},
+		"status 42":        {serve: func(f *rawFrames, s uint32) { f.answer(s, true, ":status", "42") }, responded: true, protocol: true},
+		"status 1000":      {serve: func(f *rawFrames, s uint32) { f.answer(s, false, ":status", "1000") }, responded: true, protocol: true},
 		"no status":        {serve: func(f *rawFrames, s uint32) { f.answer(s, true, "a", "b") }, protocol: true},
 		"lengths": {serve: func(f *rawFrames, s uint32) {
 			f.answer(s, false, ":status", "200", "content-length", "1", "content-length", "2")
@@ -179,6 +181,45 @@ func TestHTTP2RetryStale(t *testing.T) {
 		if err == nil {
 			res.Body.Close()
 		}
+	}
+}
+
+// A service that ends a stream, and not the connection, has seen the request.
+func TestHTTP2ResetIsNotStale(t *testing.T) {
+	var n atomic.Int32
+	p := rawService2(t, func(f *rawFrames) {
+		for {
+			s, ok := f.request()
+			if !ok {
+				return
+			}
+			if n.Add(1) == 1 {
+				f.answer(s, true, ":status", "204")
+			} else {
+				f.WriteRSTStream(s, http2.ErrCodeInternal)
+			}
+		}
+	})
+	p.RetryStale = true
+	read(t, p, get(t, "/"))
+	if _, err := p.RoundTrip(get(t, "/")); err == nil || n.Load() != 2 {
+		t.Errorf("%d requests for 2, %v", n.Load(), err)
+	}
+}
+
+// A service whose connections take no streams is not dialled over and over.
+func TestHTTP2ServiceWithoutRoom(t *testing.T) {
+	var dials atomic.Int32
+	p := rawService(t, func(c net.Conn, r *bufio.Reader) {
+		dials.Add(1)
+		http2.NewFramer(c, r).WriteSettings(http2.Setting{ID: http2.SettingMaxConcurrentStreams})
+		io.Copy(io.Discard, r)
+	})
+	p2 := &HTTP2Pool{Dial: p.Dial}
+	t.Cleanup(p2.Close)
+	_, err := p2.RoundTrip(get(t, "/"))
+	if !errors.Is(err, errNoRoom) || !NeverExecuted(err) || dials.Load() != 1 {
+		t.Errorf("%d dials, %v", dials.Load(), err)
 	}
 }
 

@@ -9,7 +9,7 @@ import (
 
 // accept takes over the response that net/http gave, whose body the exchange becomes.
 func (x *http2Exchange) accept(res *http.Response) error {
-	lengthErr := fixLength(res, x.req.Method)
+	headErr := fixHead(res, x.req.Method)
 	none := noBodyFollows(res)
 	x.mu.Lock()
 	x.responded, x.accepted = true, true
@@ -23,8 +23,8 @@ func (x *http2Exchange) accept(res *http.Response) error {
 	case aborted:
 		go x.hangUp() // Abort came too early to do it
 		return cause
-	case lengthErr != nil:
-		return lengthErr
+	case headErr != nil:
+		return headErr
 	}
 	res.Request = x.req
 	switch {
@@ -48,14 +48,16 @@ func trailersMayFollow(req *http.Request, res *http.Response) bool {
 	return len(res.Trailer) > 0 || req.Header["Te"] != nil || isGRPC(mediaType(res.Header))
 }
 
-// fixLength holds the response to what HTTP/1.1 allows, since its header may have to be written as such.
-func fixLength(res *http.Response, method string) error {
+// fixHead holds the response to what HTTP/1.1 allows, since its header may have to be written as such.
+func fixHead(res *http.Response, method string) error {
 	h := head{header: res.Header}
 	n, err := h.contentLength()
 	if err != nil {
 		return err
 	}
 	switch {
+	case res.StatusCode < 200 || res.StatusCode > 999: // net/http reads any number, and panics when it is to write it
+		return malformed("status %d", res.StatusCode)
 	case res.StatusCode == http.StatusNoContent:
 		delete(res.Header, "Content-Length") // RFC 9110, section 8.6
 		res.ContentLength = 0

@@ -43,6 +43,11 @@ func (p *HTTP2Pool) tryTake(ctx context.Context) *http2Conn {
 			return nil
 		}
 		if best.cc.Reserve() == nil {
+			if best.retired.Load() { // whoever retires it may have seen it idle, and be closing it
+				best.cc.Release()
+				p.retire(best)
+				continue
+			}
 			if busy >= growAt && len(conns) < growTo {
 				_, _ = p.grow(ctx) // there is room: without a connection more it goes on as it is
 			}

@@ -46,7 +46,7 @@ type http2Wire struct {
 type received struct {
 	bytes atomic.Int64
 	ended atomic.Bool // and all that follows it
-	vague atomic.Bool // padding makes bytes wrong
+	vague atomic.Bool // padding makes bytes wrong, or the end is not seen
 }
 
 func newHTTP2Wire(nc net.Conn) *http2Wire {
@@ -99,15 +99,18 @@ func (w *http2Wire) came(f *frameScanner) {
 func (w *http2Wire) receive(f *frameScanner) {
 	w.mu.Lock()
 	r := w.streams[f.stream()]
-	ended := f.kind() == frameReset || f.flags()&flagEndStream != 0 && (f.kind() == frameData || f.flags()&flagEndHeaders != 0)
-	if ended {
+	last := f.kind() == frameReset || f.flags()&flagEndStream != 0
+	// The rest is in frames that say nothing of the end.
+	split := last && f.kind() == frameHeaders && f.flags()&flagEndHeaders == 0
+	ended := last && !split
+	if last {
 		delete(w.streams, f.stream())
 	}
 	w.mu.Unlock()
 	if r == nil {
 		return
 	}
-	if f.kind() == frameData && f.flags()&flagPadded != 0 {
+	if split || f.kind() == frameData && f.flags()&flagPadded != 0 {
 		r.vague.Store(true)
 	} else if f.kind() == frameData {
 		r.bytes.Add(int64(f.length()))

@@ -77,7 +77,7 @@ type direction struct {
 
 	n       int64 // bytes written
 	refused bool  // dst takes no more
-	reset   bool  // for it has been reset; guarded by over
+	reset   bool  // for it has been reset, or its host is gone; guarded by over
 
 	over  chan struct{} // closed when nothing more is copied
 	ended bool          // src has ended in order, and dst knows
@@ -196,7 +196,7 @@ func (d *direction) copyAll() {
 		// What dst has said before is still brought to src, as a service that answers early and hangs up expects. The other
 		// direction ends at once, for the same reason, or by the deadline.
 		d.s.fail(d.dst, "write", writeErr)
-		d.refused, d.reset = true, errors.Is(writeErr, syscall.ECONNRESET)
+		d.refused, d.reset = true, !errors.Is(writeErr, syscall.EPIPE)
 		_ = setReadDeadline(d.dst, time.Now().Add(lastWords))
 	}
 }

@@ -197,7 +197,8 @@ func (b *Body) interrupt() {
 	if b.unannounced && b.rest() >= 0 && b.drain(rc) {
 		return
 	}
-	if !b.readMu.TryLock() {
+	interrupted := !b.readMu.TryLock()
+	if interrupted {
 		b.mu.Lock()
 		b.taking = true
 		b.mu.Unlock()
@@ -206,9 +207,10 @@ func (b *Body) interrupt() {
 	}
 	defer b.readMu.Unlock()
 	b.finished = true
-	if b.Done() {
+	if b.Done() && !interrupted {
 		return
 	}
+	// If it is in after all, the deadline may have met net/http's own read behind it, and the connection is spoilt.
 	_ = rc.SetReadDeadline(time.Now().Add(lingering))
 	closeBehind(b.w)
 }

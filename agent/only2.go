@@ -9,11 +9,12 @@ import (
 )
 
 // A service that speaks nothing but HTTP/2 hangs up on a request of HTTP/1.1, as
-// one that breaks does; with TLS it may refuse the connection, but Go's do not. So it is asked, when a request has failed
-// and the service has never answered one, whether it speaks HTTP/2, and if so
-// whether it speaks HTTP/1.1: if not, it cannot have executed the request, and
-// gets it and all others as HTTP/2. For a request that cannot be sent again this
-// is asked before. Nobody is asked who has answered in HTTP/1.1.
+// one that breaks does; with TLS it may refuse the connection, but Go's do not.
+// So it is asked, when a request has failed and the service has never answered
+// one, whether it speaks HTTP/2, and if so whether it speaks HTTP/1.1: if not,
+// and if it still takes HTTP/2 after that, it cannot have executed the request,
+// and gets it and all others as HTTP/2. For a request that cannot be sent again
+// this is asked before. Nobody is asked who has answered in HTTP/1.1.
 
 // answered notes that the service has answered a request.
 func (u *upstream) answered(rt http.RoundTripper) {
@@ -67,7 +68,18 @@ func (u *upstream) isOnly2(ctx context.Context) bool {
 	if err != nil {
 		return false
 	}
+	if !speaks1 && !u.stillSpeaks2(probe) {
+		return false // it may have hung up because it breaks
+	}
 	u.heard1.Store(speaks1)
 	u.only2.Store(!speaks1)
 	return !speaks1
+}
+
+// stillSpeaks2 asks over a connection of its own: those that are open tell
+// nothing of what new ones meet.
+func (u *upstream) stillSpeaks2(ctx context.Context) bool {
+	p := relay.HTTP2Pool{Dial: u.dial2}
+	defer p.Close()
+	return p.Probe(ctx) == nil
 }

@@ -144,6 +144,71 @@ func TestServiceWithBothThatBreaks(t *testing.T) {
 	}
 }
 
+// hangingUp is a listener that takes connections and hangs up on them while it
+// is down, as what stands before a service does.
+type hangingUp struct {
+	net.Listener
+	down atomic.Bool
+}
+
+func (l *hangingUp) Accept() (net.Conn, error) {
+	for {
+		c, err := l.Listener.Accept()
+		if err != nil || !l.down.Load() {
+			return c, err
+		}
+		c.Close()
+	}
+}
+
+// That a service hangs up on everything does not say that it has no HTTP/1.1.
+func TestServiceWithBothThatGoesDown(t *testing.T) {
+	ln := &hangingUp{Listener: listenLocal(t, "127.0.0.1:0")}
+	var requests atomic.Int64
+	a := startAgent(t, serveHTTP2(t, ln, true, func(w http.ResponseWriter, r *http.Request) {
+		if r.Header.Get("Content-Type") == "application/grpc" {
+			sayProtocol(w, r)
+			return
+		}
+		requests.Add(1)
+		ln.down.Store(true)
+		panic(http.ErrAbortHandler)
+	}))
+	if _, body := a.send(true); body != "HTTP/2.0" { // which is known from then on
+		t.Fatalf("got %q", body)
+	}
+	if got := a.post(10, true); !strings.HasPrefix(got, "502 ") {
+		t.Error(got)
+	}
+	if n := requests.Load(); n != 1 {
+		t.Errorf("the service got %d requests, want 1", n)
+	}
+}
+
+// A service that speaks HTTP/2 and restarts gets it again soon.
+func TestServiceWithHTTP2Restarts(t *testing.T) {
+	ln := &hangingUp{Listener: listenLocal(t, "127.0.0.1:0")}
+	a := startAgent(t, serveHTTP2(t, ln, false, sayProtocol))
+	if _, body := a.send(true); body != "HTTP/2.0" {
+		t.Fatalf("got %q", body)
+	}
+	ln.down.Store(true)
+	eventually(t, func() error {
+		a.upstream.http2.CloseIdle()
+		if _, body := a.send(true); body == "HTTP/2.0" {
+			return fmt.Errorf("got %q", body)
+		}
+		return nil
+	})
+	ln.down.Store(false)
+	eventually(t, func() error {
+		if _, body := a.send(true); body != "HTTP/2.0" {
+			return fmt.Errorf("got %q", body)
+		}
+		return nil
+	})
+}
+
 // A service may be replaced by one that speaks another protocol: at most one
 // request finds that out.
 func TestServiceIsReplaced(t *testing.T) {

@@ -19,6 +19,10 @@ const (
 	probeTime = 2 * time.Second
 	// askAgain is how long a service that does not is taken at its word.
 	askAgain = 30 * time.Second
+	// In the time of doubtTime after a service has spoken HTTP/2 it is asked again
+	// every askSoon: what hangs up may be starting, or stopping.
+	askSoon   = time.Second
+	doubtTime = 2 * time.Minute
 )
 
 // errRefusesHTTP1 is why there is no connection for HTTP/1.1 to a TLS service.
@@ -42,6 +46,7 @@ type upstream struct {
 	known   bool // speaks2 is known
 	speaks2 bool
 	until   time.Time // when a no is asked about again
+	doubt   time.Time // when a no begins to hold for long
 }
 
 func newUpstream(l *Listener, s *service) *upstream {
@@ -111,7 +116,14 @@ func (u *upstream) verdict() (speaks2, known bool) {
 func (u *upstream) learn(speaks2 bool) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	u.known, u.speaks2, u.until = true, speaks2, time.Now().Add(askAgain)
+	now, wait := time.Now(), askAgain
+	if u.speaks2 {
+		u.doubt = now.Add(doubtTime)
+	}
+	if now.Before(u.doubt) {
+		wait = askSoon
+	}
+	u.known, u.speaks2, u.until = true, speaks2, now.Add(wait)
 }
 
 // mistaken reports whether a request failed only because the service speaks

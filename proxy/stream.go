@@ -43,6 +43,9 @@ func (x *exchange) stream() {
 // streamBody is a stream as what an upgrade leads to.
 type streamBody struct{ net.Conn }
 
+// NetConn is the stream, for who asks what the system knows of it.
+func (s streamBody) NetConn() net.Conn { return s.Conn }
+
 // CloseWrite passes the end of one direction on.
 func (s streamBody) CloseWrite() error {
 	if c, ok := s.Conn.(interface{ CloseWrite() error }); ok {

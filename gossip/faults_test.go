@@ -140,7 +140,8 @@ func TestBadNetwork(t *testing.T) {
 		for i := 2; i <= 5; i++ {
 			nodes = append(nodes, net.start(t, string(rune('a'+i-1)), i, 1))
 		}
-		within(t, 20*time.Second, "together", func() error {
+		// What all packets about a node have lost, the next exchange of whole states brings, every 30 s.
+		within(t, 2*time.Minute, "together", func() error {
 			for _, n := range nodes {
 				if n.Size() != 5 {
 					return n.sees("five")

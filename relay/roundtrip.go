@@ -213,6 +213,9 @@ func (x *exchange) Abort(cause error) {
 	if x.aborted || x.taken || !x.reading && !x.sending {
 		return // the connection is no longer ours
 	}
+	if x.hurried && !x.reading {
+		return // the last bytes are leaving, within a deadline: that the handler is through is no reason to cut them
+	}
 	x.aborted = true
 	x.c.abort()
 	x.out.halt()

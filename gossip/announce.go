@@ -18,9 +18,13 @@ import (
 const announcementVersion = 1
 
 const (
-	retransmitMult  = 4
-	maxAnnouncement = 512
-	maxState        = maxNodes * maxAnnouncement
+	retransmitMult = 4
+
+	// memberRetransmitMult is for who is there. Such news are rare, and what all packets about a node have missed comes
+	// 30 s later: with 4, a node was unknown to one of five for that long in 1 of 100 restarts in which two others died.
+	memberRetransmitMult = 10
+	maxAnnouncement      = 512
+	maxState             = maxNodes * maxAnnouncement
 )
 
 // announcement is the head of one node's log at one round.

@@ -199,6 +199,9 @@ func TestReplay(t *testing.T) {
 		again = network.start(t, "again", 5, 1)
 		again.serve("x")
 		time.Sleep(3 * time.Second)
+		within(t, time.Minute, "the restarted one serves", func() error {
+			return errors.Join(a.routesTo("x", "again"), b.routesTo("x", "again"))
+		})
 		network.mu.Lock()
 		network.tap = nil
 		network.mu.Unlock()

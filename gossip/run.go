@@ -66,7 +66,7 @@ func (c *Cluster) config() (*memberlist.Config, error) {
 	conf.EnableCompression = false // what there is is small
 	conf.HandoffQueueDepth = 4096
 	conf.UDPBufferSize = c.opt.MaxPacketSize
-	conf.RetransmitMult = retransmitMult
+	conf.RetransmitMult = memberRetransmitMult
 	conf.DNSConfigPath = ""
 	conf.Delegate = delegate{c}
 	conf.Events = membership{c}

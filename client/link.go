@@ -279,6 +279,8 @@ func (l *Listener) retireNow(lk *link) {
 			return
 		}
 	}
+	// The frame pushes out what the last stream has said, and that it has ended.
+	_ = lk.sess.GoAway(tunnel.CodeNormal)
 }
 
 // linger reports whether lk is still open after d, or when the listener closes.

@@ -102,6 +102,10 @@ func startService(t testing.TB, l net.Listener, name, endpoint string, to *ledge
 
 // ServeHTTP answers by the path, which is a kind of request.
 func (s *service) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if r.Method == "PRI" { // an agent asks whether this is HTTP/2: no client's request
+		w.WriteHeader(http.StatusBadRequest)
+		return
+	}
 	k := kind(r.URL.Path[1:])
 	i := s.ledger.begin(execution{ID: r.Header.Get(headerID), Kind: k, Service: s.name, Endpoint: s.endpoint, At: time.Now()})
 	defer s.ledger.end()

@@ -158,7 +158,7 @@ func TestTCPClientsThatLeave(t *testing.T) {
 					var err error
 					for err == nil {
 						if _, err = io.Copy(c, c); err == nil {
-							_, err = c.Read(make([]byte, 1)) // the end, again and again
+							_, _ = c.Read(make([]byte, 1)) // the end, again and again
 							<-time.After(time.Millisecond)
 							_, err = c.Write([]byte("?"))
 						}

@@ -177,7 +177,7 @@ func TestTCPFailuresAreNoEnds(t *testing.T) {
 		w := newWorld(t, nil)
 		ended := make(chan error, 1)
 		l := w.serveRaw("e", func(c net.Conn, r *bufio.Reader) {
-			what, err := r.ReadString('\n')
+			what, _ := r.ReadString('\n')
 			switch what {
 			case "reset\n":
 				c.(*net.TCPConn).SetLinger(0)
@@ -189,7 +189,7 @@ func TestTCPFailuresAreNoEnds(t *testing.T) {
 				return
 			}
 			io.Copy(io.Discard, r)
-			_, err = io.Copy(c, r) // until it fails
+			_, err := io.Copy(c, r) // until it fails
 			for err == nil {
 				_, err = c.Write([]byte("x"))
 			}

@@ -11,13 +11,14 @@ import (
 	"sync/atomic"
 	"time"
 
+	"piko/fault"
 	"piko/relay"
 )
 
 const (
 	// probeTime is how long a service may take to show whether it speaks HTTP/2.
 	probeTime = 2 * time.Second
-	// askAgain is how long a service that does not is taken at its word.
+	// askAgain is how long a service that does not is taken at its word for gRPC.
 	askAgain = 30 * time.Second
 	// In the time of doubtTime after a service has spoken HTTP/2 it is asked again
 	// every askSoon: what hangs up may be starting, or stopping.
@@ -79,6 +80,9 @@ func (u *upstream) choose(req *http.Request) (http.RoundTripper, error) {
 		}
 		return u.http1, nil
 	}
+	if u.said1(req) {
+		return u.http1, nil
+	}
 	yes, err := u.ask(req.Context())
 	if err != nil {
 		return nil, err
@@ -87,6 +91,18 @@ func (u *upstream) choose(req *http.Request) (http.RoundTripper, error) {
 		return u.http2, nil
 	}
 	return u.http1, nil
+}
+
+// said1 reports whether a service that has no HTTP/2 need not be asked again for
+// this request: HTTP/1.1 carries every body but those of gRPC, the service does
+// answer in it, and each question is a strange line in its log.
+func (u *upstream) said1(req *http.Request) bool {
+	if fault.IsGRPC(req.Header) || !u.heard1.Load() {
+		return false
+	}
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return u.known && !u.speaks2 && time.Now().After(u.doubt)
 }
 
 // ask finds out whether the service speaks HTTP/2, unless that is known. An

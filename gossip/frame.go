@@ -20,7 +20,8 @@ import (
 //	changes:   uvarint seq before the first; entry ..., each the next change
 //	heartbeat: uvarint seq; 8 bytes digest; uvarint number of entries
 //
-// An entry is: uvarint length, endpoint; byte class of its weight, 0 for gone.
+// An entry is: uvarint length, endpoint as tunnel.JoinName has it; byte class of its
+// weight, 0 for gone.
 const (
 	frameBegin frameKind = 1 + iota
 	frameEntries
@@ -32,9 +33,8 @@ const (
 type frameKind byte
 
 const (
-	maxFrame    = 64 << 10
-	maxEpoch    = 128
-	maxEndpoint = 253
+	maxFrame = 64 << 10
+	maxEpoch = 128
 )
 
 // frameWriter writes one frame. The length is filled in at its end, in three bytes:
@@ -224,12 +224,12 @@ func (p *parser) digest() digest {
 func (p *parser) entries() []entry {
 	var entries []entry
 	for len(p.b) > 0 {
-		endpoint := p.text(maxEndpoint)
+		endpoint := p.text(tunnel.MaxName)
 		c := p.bytes(1)
 		if p.err != nil {
 			return nil
 		}
-		if canonical, err := tunnel.ParseEndpoint(endpoint); err != nil || canonical != endpoint {
+		if canonical, err := tunnel.ParseName(endpoint); err != nil || canonical != endpoint {
 			p.fail(fmt.Errorf("parse frame: %.80q is no endpoint in canonical form", endpoint))
 			return nil
 		}

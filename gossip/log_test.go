@@ -9,6 +9,8 @@ import (
 	"math/rand/v2"
 	"strings"
 	"testing"
+
+	"piko/tunnel"
 )
 
 // memory is a level.
@@ -351,6 +353,10 @@ func TestCopyRefusesWhatIsNoLog(t *testing.T) {
 		{"a wrong digest", append(snapshot[:len(snapshot):len(snapshot)], appendHeartbeat(nil, head{seq: 5, digest: 1, count: 1})...), "differs"},
 		{"endpoint in upper case", append(appendBegin(nil, "n-1", 5, 1), entries(frameEntries, 0, entry{"E", 8})...), "no endpoint"},
 		{"endpoint with a line break", append(appendBegin(nil, "n-1", 5, 1), entries(frameEntries, 0, entry{"a\nb", 8})...), "no endpoint"},
+		{"endpoint with two slashes", append(appendBegin(nil, "n-1", 5, 1), entries(frameEntries, 0, entry{"a/b/c", 8})...), "no endpoint"},
+		{"endpoint of an empty tenant", append(appendBegin(nil, "n-1", 5, 1), entries(frameEntries, 0, entry{"/e", 8})...), "no endpoint"},
+		{"endpoint of a tenant in upper case", append(appendBegin(nil, "n-1", 5, 1), entries(frameEntries, 0, entry{"T/e", 8})...), "no endpoint"},
+		{"endpoint of a tenant that is a step in a path", append(appendBegin(nil, "n-1", 5, 1), entries(frameEntries, 0, entry{"../e", 8})...), "no endpoint"},
 		{"class that does not exist", append(appendBegin(nil, "n-1", 5, 1), entries(frameEntries, 0, entry{"e", maxClass + 1})...), "unknown class"},
 		{"unknown kind", []byte{1, 99}, "unknown kind"},
 		{"length of nothing", []byte{0}, "length of 0"},
@@ -366,6 +372,22 @@ func TestCopyRefusesWhatIsNoLog(t *testing.T) {
 				t.Errorf("the error is %v, want %q", err, tt.want)
 			}
 		})
+	}
+}
+
+// Endpoints of tenants are endpoints like any other, and each is one of its own.
+func TestCopyHasTenants(t *testing.T) {
+	tenant, endpoint := strings.Repeat("t", 64), strings.Repeat("e", 253)
+	own, level := newOwnLog("n-1"), memory{}
+	for i, name := range []string{"e", "t/e", "u/e", tunnel.JoinName(tenant, endpoint)} {
+		own.set(name, 100*(i+1))
+	}
+	c := newRemoteCopy("n-1", level)
+	catchUp(t, own, c)
+	own.set("t/e", 0)
+	catchUp(t, own, c)
+	if len(level) != 3 || level["e"] == 0 || level["t/e"] != 0 || level["u/e"] == 0 {
+		t.Errorf("the copy has %v", level)
 	}
 }
 

@@ -397,9 +397,30 @@ func TestReservedRoutes(t *testing.T) {
 			t.Errorf("a node asked for %s and got %d", path, status)
 		}
 	}
-	for _, route := range []string{"", "E..", "a/b"} {
+	for _, route := range []string{"", "E..", "a/b", "a/b/c", "/e", "a/", "../e"} {
 		if status, _, res := peer.do("GET", "/", nil, "X-Piko-Route", route); status != 421 || res.Header.Get("X-Piko-Miss") != "no-upstream" {
 			t.Errorf("route %q: got %d", route, status)
+		}
+	}
+}
+
+// A hop names an endpoint with its tenant, and gets to that tenant's upstreams only.
+func TestHopToTenant(t *testing.T) {
+	o := newOwner(t, "o", router.NewTable())
+	for _, name := range []string{"e", "t/e", "u/e"} {
+		s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { ok(w, name) }))
+		t.Cleanup(s.Close)
+		o.local(name, dialTo(s.Listener.Addr().String()))
+	}
+	w := &world{t: t, addr: o.addr}
+	for route, want := range map[string]string{"e": "e", "t/e": "t/e", "T/E": "t/e", "u/e": "u/e"} {
+		if status, body, _ := w.do("GET", "/", nil, "X-Piko-Route", route, "X-Piko-Endpoint", "e"); status != 200 || body != want {
+			t.Errorf("route %q: got %d from %q", route, status, body)
+		}
+	}
+	for _, route := range []string{"v/e", "t/f", "t", "/e", "t/e/e", "t%2fe", "t/../e"} {
+		if status, body, _ := w.do("GET", "/", nil, "X-Piko-Route", route); status != 421 {
+			t.Errorf("route %q: got %d from %q", route, status, body)
 		}
 	}
 }

@@ -78,13 +78,13 @@ func (p *Peer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	x.forward(r.RequestURI)
 }
 
-// routeOf is the endpoint that the entry node found.
+// routeOf is the endpoint that the entry node found, with its tenant: a name in the table.
 func routeOf(r *http.Request) (string, error) {
 	values := r.Header[headerRoute]
 	if len(values) != 1 {
 		return "", errNoRoute
 	}
-	return tunnel.ParseEndpoint(values[0])
+	return tunnel.ParseName(values[0])
 }
 
 var errNoRoute = errors.New("hop names no endpoint")

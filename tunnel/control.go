@@ -16,6 +16,7 @@ const (
 
 	// A peer that says more than this is read no faster; what it says waits in
 	// its stream's window.
+	// There is such a pause behind every token, which costs more to look at.
 	controlBurst = 64
 	controlPause = 100 * time.Millisecond
 )
@@ -38,7 +39,10 @@ type control struct {
 	queue   []message // at most one of each type, in the order they were first said
 }
 
-func newControl(s *Session) *control { return &control{s: s} }
+// newControl returns one that takes tokens, or has no use for them.
+func newControl(s *Session, tokens bool) *control {
+	return &control{s: s, lines: lineReader{tokens: tokens}}
+}
 
 // opened says whether the stream is there and counts as one.
 func (c *control) opened() bool {
@@ -127,6 +131,11 @@ func (c *control) handle(line []byte) error {
 	case typeWeight:
 		if ev.Weight != nil && m.Weight != nil {
 			ev.Weight(min(max(*m.Weight, 0), maxWeight))
+		}
+	case typeToken:
+		if ev.Token != nil && c.lines.tokens {
+			ev.Token(m.Token)
+			c.pause()
 		}
 	}
 	return nil

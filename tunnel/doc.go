@@ -26,7 +26,8 @@
 // Control. Negotiated by x-piko-features, so that v0.9.0 never sees it: the
 // upstream opens stream 1 and no other, and each side writes JSON objects on
 // it, one a line, of which the other ignores what it does not know: drain,
-// drained, cluster, weight.
+// drained, cluster, weight, and with the feature token also token, by which an
+// upstream gives the node a fresh one before that of its handshake expires.
 //
 // Meta. Negotiated likewise: each stream of the node's begins with a few bytes
 // about the client for whom it is, which Accept has read before it returns the

@@ -14,12 +14,20 @@ const (
 	typeDrained = "drained"
 	typeCluster = "cluster"
 	typeWeight  = "weight"
+	typeToken   = "token"
 
 	maxControlLine   = 4 << 10 // without the newline
+	maxTokenLine     = MaxToken + 64
 	maxReason        = 200
 	maxReconnectTime = 10 * time.Minute
 	maxWeight        = 100
 )
+
+// MaxToken is the longest token in bytes that SendToken sends and a node takes.
+const MaxToken = 8 << 10
+
+// tokenStart is how a line begins that may be longer than the others are.
+const tokenStart = `{"type":"token",`
 
 // message is a line on the control stream.
 type message struct {
@@ -29,6 +37,7 @@ type message struct {
 	Last            uint32 `json:"last_stream_id,omitempty"`      // drained
 	Nodes           int    `json:"nodes,omitempty"`               // cluster
 	Weight          *int   `json:"weight,omitempty"`              // weight
+	Token           string `json:"token,omitempty"`               // token
 }
 
 func drainMessage(d DrainMessage) message {
@@ -65,18 +74,22 @@ func parseMessage(line []byte) (message, error) {
 	if err := json.Unmarshal(line, &m); err != nil {
 		return message{}, errBadMessage
 	}
+	if len(line) > maxControlLine && m.Type != typeToken {
+		return message{}, errLineTooLong // it began as a token and became something else
+	}
 	return m, nil
 }
 
 // lineReader cuts a stream into lines of bounded length. It holds a buffer only
 // while a line is incomplete.
 type lineReader struct {
-	part []byte
+	tokens bool // may be longer than other lines
+	part   []byte
 }
 
 // What a peer can do wrong on the control stream.
 var (
-	errLineTooLong = &ProtocolError{Reason: "control message of more than 4096 bytes"}
+	errLineTooLong = &ProtocolError{Reason: "control message is too long"}
 	errBadMessage  = &ProtocolError{Reason: "control message is not a JSON object"}
 )
 
@@ -85,7 +98,7 @@ var (
 func (r *lineReader) feed(b []byte, line func([]byte) error) error {
 	for len(b) > 0 {
 		head, tail, ended := bytes.Cut(b, []byte{'\n'})
-		if len(r.part)+len(head) > maxControlLine {
+		if n := len(r.part) + len(head); n > maxControlLine && (n > maxTokenLine || !r.tokens || !r.isToken(head)) {
 			return errLineTooLong
 		}
 		if !ended {
@@ -105,4 +118,10 @@ func (r *lineReader) feed(b []byte, line func([]byte) error) error {
 		}
 	}
 	return nil
+}
+
+// isToken says whether the line of which head is the newest part is a token.
+func (r *lineReader) isToken(head []byte) bool {
+	n := min(len(r.part), len(tokenStart))
+	return string(r.part[:n]) == tokenStart[:n] && bytes.HasPrefix(head, []byte(tokenStart[n:]))
 }

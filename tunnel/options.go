@@ -63,6 +63,10 @@ type Events struct {
 	Cluster func(nodes int)
 	// Weight: how much of the traffic the upstream wants, 0 to 100.
 	Weight func(w int)
+	// Token: the upstream has a fresh token, in place of the one of its
+	// handshake: at most MaxToken bytes, that nobody has looked at. There are at
+	// most ten a second. Nodes only.
+	Token func(token string)
 	// GoAway: a frame of that kind came. The peer takes no new streams.
 	GoAway func(code uint32)
 	// Closed: the session has ended, with what Err returns. It is the last

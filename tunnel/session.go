@@ -25,6 +25,8 @@ var (
 	// ErrNoControl is returned by what needs a control stream when the peer
 	// does not know of one, as those of v0.9.0.
 	ErrNoControl = errors.New("peer has no control stream")
+	// ErrNoToken is returned by SendToken when the peer takes no fresh token.
+	ErrNoToken = errors.New("peer takes no fresh token")
 )
 
 // Session is one tunnel: a mux over a WebSocket, the control stream if both
@@ -81,7 +83,7 @@ func startSession(c *carrier, node bool, peer Peer, opt Options) *Session {
 	}
 	withControl := slices.Contains(peer.Features, FeatureControl)
 	if withControl {
-		s.ctl = newControl(s)
+		s.ctl = newControl(s, node && slices.Contains(peer.Features, FeatureToken))
 	}
 	s.m = newMux(c, node, opt.mux(node, peer, s.onGoAway))
 	s.wg.Go(s.runMux)
@@ -216,6 +218,21 @@ func (s *Session) Cluster(nodes int) error {
 
 // Weight tells the node how much of the traffic we want, 0 to 100.
 func (s *Session) Weight(w int) error { return s.say(message{Type: typeWeight, Weight: &w}) }
+
+// SendToken gives the node a fresh bearer token, in place of the one that the
+// tunnel lives by. One that the node refuses ends the tunnel. Beside what the
+// other messages return there is ErrNoToken, and an error for a token that
+// is longer than MaxToken.
+func (s *Session) SendToken(token string) error {
+	if !slices.Contains(s.peer.Features, FeatureToken) {
+		return ErrNoToken
+	}
+	m := message{Type: typeToken, Token: token}
+	if len(token) > MaxToken || len(appendMessage(nil, m))-1 > maxTokenLine {
+		return fmt.Errorf("send token: it has %d bytes, more than %d", len(token), MaxToken)
+	}
+	return s.say(m)
+}
 
 func (s *Session) say(m message) error {
 	if s.ctl == nil {

@@ -22,6 +22,7 @@ const (
 	FeatureControl = "control" // the upstream opens a control stream
 	FeatureMeta    = "meta"    // every stream of the node's begins with what is known of its client
 	FeatureH2      = "h2"      // the upstream serves HTTP/2 with prior knowledge on its streams, beside HTTP/1.1
+	FeatureToken   = "token"   // the upstream may send a fresh token on the control stream
 )
 
 // Close codes of RFC 6455, section 7.4.1, that we send.

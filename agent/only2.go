@@ -65,7 +65,7 @@ func (u *upstream) isOnly2(ctx context.Context) bool {
 		return false
 	}
 	speaks1, err := relay.SpeaksHTTP1(probe, conn, u.service.host)
-	if err != nil {
+	if err != nil && !errors.Is(err, relay.ErrNoAnswer) { // a server that hangs up without having read all resets
 		return false
 	}
 	if !speaks1 && !u.stillSpeaks2(probe) {

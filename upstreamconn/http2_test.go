@@ -1,6 +1,7 @@
 package upstreamconn
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -167,6 +168,66 @@ func TestUpstreamWithoutHTTP1(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestBrokenAnswerIsNoAnswer: an upstream whose connection breaks when it is
+// asked whether it speaks HTTP/1.1 is asked again, but not for ever.
+func TestBrokenAnswerIsNoAnswer(t *testing.T) {
+	for name, broken := range map[string]int64{"once": 1, "always": 1 << 30} {
+		t.Run(name, func(t *testing.T) {
+			n := startNode(t, nil)
+			ln, err := (&client.Client{URL: n.url, HTTP2: true}).Listen(t.Context(), "endpoint")
+			if err != nil {
+				t.Fatal(err)
+			}
+			asked := serveBreaking(t, ln, broken)
+			u := n.waitFor(t, "endpoint", 1)[0].Upstream()
+			for range 4 * maxQuestions {
+				if proto, err := do(u, http.MethodGet, ""); proto != "HTTP/1.1" || err != nil {
+					t.Fatalf("by %q, %v", proto, err)
+				}
+			}
+			if got, want := asked.Load(), min(broken+1, maxQuestions); got != want {
+				t.Errorf("asked %d times, want %d", got, want)
+			}
+		})
+	}
+}
+
+// serveBreaking serves HTTP/1.1 and resets the first connections that ask with
+// OPTIONS, of which it returns the number.
+func serveBreaking(t *testing.T, ln net.Listener, broken int64) *atomic.Int64 {
+	asked := new(atomic.Int64)
+	var conns sync.WaitGroup
+	serve := func(c net.Conn) {
+		defer c.Close()
+		br := bufio.NewReader(c)
+		for {
+			req, err := http.ReadRequest(br)
+			if err != nil {
+				return
+			}
+			if req.Method == http.MethodOptions && asked.Add(1) <= broken {
+				c.(interface{ Reset() }).Reset()
+				return
+			}
+			io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 8\r\n\r\nHTTP/1.1")
+		}
+	}
+	conns.Go(func() {
+		for {
+			c, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			conns.Go(func() { serve(c) })
+		}
+	})
+	t.Cleanup(func() {
+		ln.Close()
+		conns.Wait()
+	})
+	return asked
 }
 
 // TestCallsShareAStream: each of them goes both ways while the others do.

@@ -2,6 +2,7 @@ package upstreamconn
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"piko/relay"
@@ -9,6 +10,9 @@ import (
 
 // askTime bounds the question whether an upstream speaks HTTP/1.1.
 const askTime = 2 * time.Second
+
+// maxQuestions is how often a tunnel's upstream is asked whose answers break off.
+const maxQuestions = 5
 
 // question is whether an upstream that serves HTTP/2 speaks HTTP/1.1 as well.
 type question struct {
@@ -44,8 +48,9 @@ func (u *upstream) isOnly2(ctx context.Context) bool {
 }
 
 // askHTTP1 answers the question, which others may be waiting for: so it does not
-// end with the request. Silence is no answer that a request could do better
-// without, and is not asked again.
+// end with the request. A connection that breaks, as when the upstream is just
+// being stopped, is no answer: it is asked again, for maxQuestions times. Silence
+// is no answer that a request could do better without, and is not asked again.
 func (u *upstream) askHTTP1(ctx context.Context, q *question) {
 	defer close(q.answered)
 	bounded, cancel := context.WithTimeout(context.WithoutCancel(ctx), askTime)
@@ -57,4 +62,7 @@ func (u *upstream) askHTTP1(ctx context.Context, q *question) {
 	}
 	speaks1, err := relay.SpeaksHTTP1(bounded, conn, "localhost")
 	q.only2 = err == nil && !speaks1
+	if errors.Is(err, relay.ErrNoAnswer) && u.broken.Add(1) < maxQuestions {
+		u.question.Store(nil)
+	}
 }

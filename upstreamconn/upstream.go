@@ -38,6 +38,7 @@ type upstream struct {
 	pool2 atomic.Pointer[relay.HTTP2Pool]
 
 	question atomic.Pointer[question] // nil: not asked
+	broken   atomic.Int32             // questions that came to nothing
 
 	older, newer *upstream // of the same instance. Guarded by server.registry.mu
 

@@ -57,12 +57,22 @@ type Client struct {
 	// environment says (HTTPS_PROXY, HTTP_PROXY, NO_PROXY).
 	ProxyURL string
 	// Token is asked for a bearer token before each attempt to connect; nil
-	// means none.
+	// means none. A server ends a tunnel when its token expires. So a listener
+	// asks again when 70 to 80 % of a token's life are over, which it reads from
+	// the claim exp if it is a JWT, and gives the answer to all of its servers;
+	// tunnels at servers that take no fresh token (v0.9.0) end and are opened
+	// anew. It is called by several goroutines.
 	Token func(ctx context.Context) (string, error)
 	// TokenMayChange says that a token which was refused may be followed by a
 	// better one, as from a file: then Listen and Dial do not give up on a
 	// refusal.
 	TokenMayChange bool
+	// TokenPoll is how often Token is asked while tunnels are open, for a token
+	// that changes when it likes, as that of a file: one that has been returned
+	// twice in a row, since it may be half written the first time, is given to
+	// the servers. 0 means that Token is asked only when the life of a token
+	// demands it.
+	TokenPoll time.Duration
 	// TenantID names the tenant, for servers that have several.
 	TenantID string
 	// TLS is for https and wss URLs; nil means the defaults.
@@ -155,6 +165,9 @@ func (c *Client) dialer() tunnel.Dialer {
 	features := []string{tunnel.FeatureMeta}
 	if c.HTTP2 {
 		features = append(features, tunnel.FeatureH2)
+	}
+	if c.Token != nil {
+		features = append(features, tunnel.FeatureToken)
 	}
 	return tunnel.Dialer{
 		ProxyURL: c.ProxyURL,

@@ -111,6 +111,7 @@ func (l *Listener) finish(links []*link, up bool) {
 	close(l.closed)
 	l.links.Wait()
 	l.cancel()
+	l.refresher.wait()
 	l.mu.Lock()
 	l.over = true
 	l.mu.Unlock()

@@ -92,12 +92,18 @@ const rtt = 10 * time.Millisecond
 func (c *fakeCluster) connect(ctx context.Context, d *tunnel.Dialer, _ string) (session, error) {
 	c.mu.Lock()
 	n := c.route(d.URL, len(c.dials))
+	token := d.Token
 	c.dials = append(c.dials, time.Now())
 	c.dialling++
 	c.most = max(c.most, c.dialling)
 	hangs := n != nil && n.hangs
 	c.mu.Unlock()
 	defer c.do(func() { c.dialling-- })
+	if token != nil {
+		if _, err := token(ctx); err != nil {
+			return nil, err
+		}
+	}
 	took := rtt
 	if hangs {
 		took = 10 * time.Second
@@ -121,6 +127,9 @@ func (c *fakeCluster) connect(ctx context.Context, d *tunnel.Dialer, _ string) (
 	s := &fakeSession{node: n, events: d.Options.Events, peer: tunnel.Peer{NodeID: n.id, ClusterSize: n.size}, done: make(chan struct{}), noMore: make(chan struct{}), since: time.Now()}
 	if n.id != "" {
 		s.peer.Features = []string{tunnel.FeatureControl}
+		if slices.Contains(d.Features, tunnel.FeatureToken) && !n.old {
+			s.peer.Features = append(s.peer.Features, tunnel.FeatureToken)
+		}
 	}
 	n.sessions = append(n.sessions, s)
 	return s, nil

@@ -3,6 +3,7 @@ package client
 import (
 	"fmt"
 	"net"
+	"slices"
 	"time"
 
 	"piko/tunnel"
@@ -24,6 +25,7 @@ type fakeSession struct {
 	drained time.Time // when it was asked to drain, or got a GoAway
 	ended   time.Time
 	weights []int
+	tokens  []string // that were sent
 	probes  int
 	busy    bool // a stream is open that does not end
 	mute    bool // the node is gone, which nobody knows: dead 5 s after a probe
@@ -70,6 +72,14 @@ func (s *fakeSession) GoAway(uint32) error {
 
 func (s *fakeSession) Weight(w int) error {
 	s.node.c.do(func() { s.weights = append(s.weights, w) })
+	return nil
+}
+
+func (s *fakeSession) SendToken(token string) error {
+	if !slices.Contains(s.peer.Features, tunnel.FeatureToken) {
+		return tunnel.ErrNoToken
+	}
+	s.node.c.do(func() { s.tokens = append(s.tokens, token) })
 	return nil
 }
 

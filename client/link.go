@@ -41,6 +41,7 @@ type session interface {
 	Drain(tunnel.DrainMessage) error
 	GoAway(code uint32) error
 	Weight(w int) error
+	SendToken(token string) error
 	Probe()
 	Close() error
 	Done() <-chan struct{}
@@ -77,6 +78,7 @@ type link struct {
 	said  uint64               // when it said so; a later word of any node has a higher number
 	kept  bool                 // it counts: it is no duplicate, and is not to be left
 	told  int                  // the weight that the node goes by
+	given given                // the token that the node has
 }
 
 // dial opens a tunnel by one of the URLs, not to any of the nodes, and has its
@@ -95,6 +97,7 @@ func (l *Listener) dial(ctx context.Context, url int, nodes []string) (*link, er
 	}
 	d := l.dialer
 	d.URL, d.Nodes = l.urls[url], nodes
+	d.Token = l.refresher.asked(&lk.given)
 	d.Options.Events = tunnel.Events{
 		Drain:   lk.onDrain,
 		Drained: func(uint32) { lk.drainedOnce.Do(func() { close(lk.drained) }) },
@@ -142,6 +145,7 @@ func (l *Listener) add(lk *link) {
 	}
 	lk.say(share(l.weight, l.kept()))
 	l.mu.Unlock()
+	l.refresher.nudge()
 	l.links.Go(func() {
 		l.accept(lk)
 		_ = lk.sess.Close() // it has ended; this waits for its goroutines

@@ -31,8 +31,10 @@ type Listener struct {
 	stop    context.CancelFunc // ends keeping
 	keepers sync.WaitGroup     // the manager, and its attempts to open tunnels
 	links   sync.WaitGroup     // the goroutines of links, and of retiring them
-	wake    chan struct{}      // something has happened that the manager should look at
-	first   chan error         // gets nil when the first tunnel is open, or why there will be none
+
+	refresher *refresher    // nil without tokens
+	wake      chan struct{} // something has happened that the manager should look at
+	first     chan error    // gets nil when the first tunnel is open, or why there will be none
 
 	leaveOnce sync.Once
 
@@ -79,6 +81,7 @@ func newListener(ctx context.Context, c *Client, endpoint string) *Listener {
 		open:        make(map[*link]struct{}),
 		weight:      defaultWeight,
 	}
+	l.refresher = newRefresher(c)
 	l.ctx, l.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	l.keeping, l.stop = context.WithCancel(l.ctx)
 	return l
@@ -93,6 +96,7 @@ func (l *Listener) start(ctx context.Context) error {
 			return err
 		}
 	}
+	l.refresher.start(l)
 	l.keepers.Go(newManager(l).run)
 	select {
 	case err := <-l.first:

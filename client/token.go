@@ -1,0 +1,245 @@
+package client
+
+import (
+	"cmp"
+	"context"
+	"encoding/base64"
+	"encoding/json"
+	"math"
+	"math/rand/v2"
+	"strings"
+	"sync"
+	"time"
+
+	"piko/tunnel"
+)
+
+// A server ends a tunnel when its token expires, unless it is given a fresh one
+// in time. A listener does that for all of its tunnels, those included that it
+// has left and whose last connections go on.
+
+const (
+	// The next token is asked for when this part of a token's remaining life is
+	// over: not by all listeners, whose tokens may be of the same second, at once.
+	refreshLeast, refreshMost = 0.7, 0.8
+
+	// refreshPause is between two attempts to get a token that is later than the
+	// last one, at least.
+	refreshPause = time.Second
+
+	// refreshTime bounds an attempt.
+	refreshTime = 30 * time.Second
+)
+
+// refresher gives the tunnels of one listener fresh tokens.
+type refresher struct {
+	// Static after construction.
+	token func(context.Context) (string, error)
+	poll  time.Duration // 0: only when a token's life demands it
+	wake  chan struct{} // a tunnel with a token is open
+
+	wg sync.WaitGroup // the goroutine
+
+	// Owned by run.
+	seen   string // what the last poll returned: it may be half of a token that is just being written
+	failed bool   // so did the last attempt
+}
+
+// given is what a tunnel lives by; the zero value is no token. Guarded by the
+// listener's mu.
+type given struct {
+	token string
+	due   time.Time // when a fresh one is to be asked for; zero: never
+}
+
+// giving is what is to be known of a token that a server has just been given.
+func giving(token string, now time.Time) given {
+	return given{token: token, due: dueAt(token, now)}
+}
+
+// dueAt is when a token is to be replaced; zero if it does not expire, or has
+// expired.
+func dueAt(token string, now time.Time) time.Time {
+	left := tokenExpiry(token).Sub(now)
+	if left <= 0 {
+		return time.Time{}
+	}
+	part := refreshLeast + rand.Float64()*(refreshMost-refreshLeast)
+	return now.Add(max(time.Duration(part*float64(left)), refreshPause))
+}
+
+// tokenExpiry is the claim exp of a JWT, of which nothing is verified: only the
+// server can. It is the zero time if there is none.
+func tokenExpiry(token string) time.Time {
+	if len(token) > tunnel.MaxToken {
+		return time.Time{}
+	}
+	_, rest, _ := strings.Cut(token, ".")
+	payload, _, ok := strings.Cut(rest, ".")
+	if !ok {
+		return time.Time{}
+	}
+	text, err := base64.RawURLEncoding.DecodeString(strings.TrimRight(payload, "="))
+	if err != nil {
+		return time.Time{}
+	}
+	var claims struct {
+		Exp float64 `json:"exp"`
+	}
+	const latest = 1 << 40 // in seconds, beyond which time.Time goes on and durations do not
+	if json.Unmarshal(text, &claims) != nil || !(claims.Exp > 0 && claims.Exp < latest) {
+		return time.Time{}
+	}
+	seconds, fraction := math.Modf(claims.Exp)
+	return time.Unix(int64(seconds), int64(fraction*1e9))
+}
+
+// newRefresher is nil without tokens.
+func newRefresher(c *Client) *refresher {
+	if c.Token == nil {
+		return nil
+	}
+	return &refresher{token: c.Token, poll: c.TokenPoll, wake: make(chan struct{}, 1)}
+}
+
+// asked returns a token func for one attempt that keeps what it returned in g.
+func (r *refresher) asked(g *given) func(context.Context) (string, error) {
+	if r == nil {
+		return nil
+	}
+	return func(ctx context.Context) (string, error) {
+		token, err := r.token(ctx)
+		*g = giving(strings.TrimSpace(token), time.Now())
+		return token, err
+	}
+}
+
+// start lets l's tunnels have fresh tokens until l's ctx ends.
+func (r *refresher) start(l *Listener) {
+	if r != nil {
+		r.wg.Go(func() { r.run(l) })
+	}
+}
+
+// nudge has a new tunnel looked at.
+func (r *refresher) nudge() {
+	if r == nil {
+		return
+	}
+	select {
+	case r.wake <- struct{}{}:
+	default:
+	}
+}
+
+// wait returns when the goroutine has ended, which it does with l's ctx.
+func (r *refresher) wait() {
+	if r != nil {
+		r.wg.Wait()
+	}
+}
+
+func (r *refresher) run(l *Listener) {
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		timer.Reset(r.pause(l, time.Now()))
+		select {
+		case <-l.ctx.Done():
+			return
+		case <-r.wake:
+		case <-timer.C:
+			r.refresh(l)
+		}
+	}
+}
+
+// pause is how long it is until a token is to be asked for.
+func (r *refresher) pause(l *Listener, now time.Time) time.Duration {
+	if r.poll > 0 {
+		return r.poll
+	}
+	wait := time.Duration(math.MaxInt64)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for lk := range l.open {
+		if due := lk.given.due; !due.IsZero() {
+			wait = min(wait, max(due.Sub(now), 0))
+		}
+	}
+	return wait
+}
+
+// refresh asks for a token, and gives it to the servers that have another one.
+func (r *refresher) refresh(l *Listener) {
+	if r.poll > 0 && !l.hasOpen() {
+		return
+	}
+	ctx, cancel := context.WithTimeout(l.ctx, refreshTime)
+	token, err := r.token(ctx)
+	cancel()
+	if l.ctx.Err() != nil {
+		return
+	}
+	if token = strings.TrimSpace(token); err != nil || token == "" {
+		r.fail(l, err)
+		return
+	}
+	settled := r.poll == 0 || token == r.seen
+	r.seen, r.failed = token, false
+	if settled {
+		l.giveToken(token)
+	}
+}
+
+// fail says once that there is no token.
+func (r *refresher) fail(l *Listener, err error) {
+	if !r.failed {
+		text := "it is empty"
+		if err != nil {
+			text = err.Error()
+		}
+		l.log.Warn("cannot get a fresh token; tunnels end when theirs expire", "err", text)
+	}
+	r.failed = true
+	l.giveToken("")
+}
+
+func (l *Listener) hasOpen() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return len(l.open) > 0
+}
+
+// giveToken gives the token to the servers that have another one; the turn of
+// the others comes again before theirs expires. "" is a token that could not be
+// had.
+func (l *Listener) giveToken(token string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	now, sent := time.Now(), 0
+	for lk := range l.open {
+		if token == "" || lk.given.token == token {
+			if due := lk.given.due; !due.IsZero() && !due.After(now) {
+				lk.given.due = dueAt(lk.given.token, now)
+			}
+			continue
+		}
+		lk.given = giving(token, now)
+		if lk.sess.SendToken(token) == nil { // it only queues; an error says that the server takes none, or has gone
+			sent++
+		}
+	}
+	if sent > 0 {
+		l.log.Info("fresh token sent", "tunnels", sent, "expires", cmp.Or(formatExpiry(token), "never"))
+	}
+}
+
+// formatExpiry is "" for a token that does not expire, as far as we know.
+func formatExpiry(token string) string {
+	expiry := tokenExpiry(token)
+	if expiry.IsZero() {
+		return ""
+	}
+	return expiry.UTC().Format(time.RFC3339)
+}

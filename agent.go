@@ -7,6 +7,7 @@ import (
 	"sync"
 
 	"piko/agent"
+	"piko/certs"
 	"piko/client"
 	"piko/tunnel"
 )
@@ -71,6 +72,12 @@ with agent.yaml:
 ` + reloadHelp
 }
 
+// files implements configured.
+func (agentStartCmd) files(c *cli) []string { return c.Agent.agentConfig.files() }
+
+// files implements configured.
+func (agentHTTPCmd) files(c *cli) []string { return c.Agent.agentConfig.files() }
+
 // checkConfig implements configured.
 func (agentStartCmd) checkConfig(c *cli) error {
 	if len(c.Agent.Listeners) == 0 {
@@ -131,33 +138,41 @@ func (c *agentHTTPCmd) check() error {
 type agentParts struct {
 	agent  agent.Config
 	client client.Client
+
+	// What they and the client dial with; nil for the defaults.
+	services []*certs.Client
+	tls      *certs.Client
 }
 
 // build loads the files that the configuration names and checks the rest.
 func (c *agentConfig) build() (agentParts, error) {
-	tlsConfig, err := c.Connect.TLS.load("--connect.tls.")
+	tls, err := c.Connect.TLS.load("--connect.tls.")
 	if err != nil {
 		return agentParts{}, err
 	}
 	parts := agentParts{
+		tls:   tls,
 		agent: agent.Config{ConnectTimeout: c.Connect.Timeout, GracePeriod: zeroIsOff(c.GracePeriod)},
 		client: client.Client{
 			URLs:        c.Connect.URL.urls(),
 			Connections: int(c.Connections),
 			ProxyURL:    string(c.Connect.ProxyURL),
 			TenantID:    c.Connect.TenantID,
-			TLS:         tlsConfig,
+			GetTLS:      tlsSource(tls),
 		},
 	}
 	if token := c.Connect.Token; token != "" {
 		parts.client.Token = func(context.Context) (string, error) { return token, nil }
 	}
 	for i := range c.Listeners {
-		l, err := c.Listeners[i].listener(fmt.Sprintf("listeners[%d].", i))
+		l := c.Listeners[i].listener()
+		service, err := c.Listeners[i].TLS.load(fmt.Sprintf("listeners[%d].tls.", i))
 		if err != nil {
 			return agentParts{}, err
 		}
+		l.GetTLS = tlsSource(service)
 		parts.agent.Listeners = append(parts.agent.Listeners, l)
+		parts.services = append(parts.services, service)
 	}
 	// The agent knows best what a service's address may look like.
 	if _, err := agent.New(parts.agent, &parts.client, nil, nil, nil); err != nil {
@@ -181,6 +196,7 @@ func (a *agentCmd) run(p *process) error {
 	parts.agent.TCPLog = subsystem(root, "proxy.tcp")
 	parts.client.Logger = subsystem(root, "client")
 	registry := newRegistry()
+	registry.MustRegister(p.collectors...)
 	ag, err := agent.New(parts.agent, &parts.client, subsystem(root, "proxy.http"), registry, p.logWriter())
 	if err != nil {
 		return err
@@ -197,6 +213,7 @@ func (a *agentCmd) run(p *process) error {
 		running.Go(func() { cancel(metrics.serveUntil(ctx)) })
 		subsystem(root, "server").Info("serving metrics", "addr", metrics.ln.Addr().String())
 	}
+	p.takeover.Store(new(parts.takeover(a.agentConfig)))
 	log.Info("agent started", "version", version(), "url", a.Connect.URL.redacted(),
 		"connections", int(a.Connections), "listeners", len(parts.agent.Listeners))
 	// Ready at once: a server that is not there yet is no reason to hold up the start of the machine.

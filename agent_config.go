@@ -128,6 +128,16 @@ type listenerConfig struct {
 	TLS           clientTLSConfig `embed:"" prefix:"tls."`         // http only
 }
 
+// files are those that the configuration names and that are taken over when they
+// change.
+func (c *agentConfig) files() []string {
+	files := c.Connect.TLS.files()
+	for _, l := range c.Listeners {
+		files = append(files, l.TLS.files()...)
+	}
+	return files
+}
+
 func (c *agentConfig) sections() []string { return []string{"listeners"} }
 
 // decodeSection implements fileSections.
@@ -173,12 +183,8 @@ func endpointError(name string, err error) error {
 	return fmt.Errorf("%.80q: %w; use 1 to 253 letters, digits and . _ ~ : @ -", name, err)
 }
 
-// listener is what the agent calls it. name is what errors call its TLS options.
-func (l *listenerConfig) listener(name string) (agent.Listener, error) {
-	tlsConfig, err := l.TLS.load(name + "tls.")
-	if err != nil {
-		return agent.Listener{}, err
-	}
+// listener is what the agent calls it, but for what it dials with.
+func (l *listenerConfig) listener() agent.Listener {
 	out := agent.Listener{
 		Endpoint:    l.EndpointID,
 		Protocol:    l.Protocol,
@@ -188,7 +194,6 @@ func (l *listenerConfig) listener(name string) (agent.Listener, error) {
 		KeepAlive:   zeroIsOff(l.HTTPClient.KeepAliveTimeout),
 		IdleTimeout: zeroIsOff(l.HTTPClient.IdleConnTimeout),
 		MaxIdle:     l.HTTPClient.MaxIdleConns,
-		TLS:         tlsConfig,
 
 		UpstreamProtocol: l.UpstreamProtocol,
 	}
@@ -198,7 +203,7 @@ func (l *listenerConfig) listener(name string) (agent.Listener, error) {
 	if out.MaxIdle < 0 {
 		out.MaxIdle = unlimitedIdle
 	}
-	return out, nil
+	return out
 }
 
 // unlimitedIdle is more than a machine has ports for connections to one service.

@@ -47,6 +47,9 @@ func (c *agentTCPCmd) Run(p *process, a *agentCmd) error {
 	return a.run(p)
 }
 
+// files implements configured.
+func (agentTCPCmd) files(c *cli) []string { return c.Agent.agentConfig.files() }
+
 // checkConfig implements configured.
 func (c *agentTCPCmd) checkConfig(root *cli) error {
 	if err := c.configure(&root.Agent); err != nil {

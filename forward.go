@@ -64,12 +64,18 @@ with forward.yaml:
 ` + reloadHelp
 }
 
+// files implements configured.
+func (forwardStartCmd) files(c *cli) []string { return c.Forward.files() }
+
+// files implements configured.
+func (forwardTCPCmd) files(c *cli) []string { return c.Forward.files() }
+
 // checkConfig implements configured.
 func (forwardStartCmd) checkConfig(c *cli) error {
 	if len(c.Forward.Ports) == 0 {
 		return &usageError{err: errors.New("no ports configured: list at least one under ports, with addr and endpoint_id")}
 	}
-	_, _, err := c.Forward.build()
+	_, _, _, err := c.Forward.build()
 	return err
 }
 
@@ -87,7 +93,7 @@ func (c *forwardTCPCmd) checkConfig(root *cli) error {
 	if err := c.configure(&root.Forward); err != nil {
 		return err
 	}
-	_, _, err := root.Forward.build()
+	_, _, _, err := root.Forward.build()
 	return err
 }
 
@@ -110,7 +116,7 @@ func (c *forwardTCPCmd) configure(f *forwardCmd) error {
 
 // run is a forwarder: its ports, and systemd's ear.
 func (f *forwardCmd) run(p *process) error {
-	cfg, dialer, err := f.build()
+	cfg, dialer, tls, err := f.build()
 	if err != nil {
 		return err
 	}
@@ -131,6 +137,7 @@ func (f *forwardCmd) run(p *process) error {
 			subsystem(root, "forwarder").Info("listening", "addr", addr.String(), "endpoint", cfg.Ports[i].Endpoint)
 		}
 	}
+	p.takeover.Store(new(connectTakeover(tls, f.Connect.TLS, func(next *cli) clientTLSConfig { return next.Forward.Connect.TLS })))
 	log.Info("forward started", "version", version(), "url", f.Connect.URL.redacted(), "ports", len(cfg.Ports))
 	defer newNotifier(p.getenv, log).follow(p.ctx, nil, fmt.Sprintf("%d ports", len(cfg.Ports)), f.GracePeriod)()
 

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -10,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"piko/certs"
 	"piko/client"
 	"piko/forward"
 	"piko/tunnel"
@@ -44,6 +44,10 @@ type portConfig struct {
 	EndpointID string `name:"endpoint-id"`
 }
 
+// files are those that the configuration names and that are taken over when they
+// change.
+func (c *forwardConfig) files() []string { return c.Connect.TLS.files() }
+
 func (c *forwardConfig) sections() []string { return []string{"ports"} }
 
 // decodeSection implements fileSections.
@@ -63,33 +67,34 @@ func (c *portConfig) check() error {
 	return nil
 }
 
-// build checks the configuration, and loads the files that it names.
-func (c *forwardConfig) build() (forward.Config, *client.Client, error) {
-	tlsConfig, err := c.Connect.TLS.load("--connect.tls.")
+// build checks the configuration, and loads the files that it names. tls is that
+// of the client; nil for the defaults.
+func (c *forwardConfig) build() (_ forward.Config, _ *client.Client, tls *certs.Client, err error) {
+	tls, err = c.Connect.TLS.load("--connect.tls.")
 	if err != nil {
-		return forward.Config{}, nil, err
+		return forward.Config{}, nil, nil, err
 	}
 	cfg := forward.Config{ConnectTimeout: c.Connect.Timeout, GracePeriod: zeroIsOff(c.GracePeriod)}
 	for _, p := range c.Ports {
 		cfg.Ports = append(cfg.Ports, forward.Port{Addr: p.Addr, Endpoint: p.EndpointID})
 	}
-	dialer, err := c.Connect.client(tlsConfig)
+	dialer, err := c.Connect.client(tls)
 	if err != nil {
-		return cfg, nil, &usageError{err: err}
+		return cfg, nil, nil, &usageError{err: err}
 	}
 	// The package knows best what an address to listen on may look like.
 	if _, err := forward.New(cfg, dialer, nil); err != nil {
-		return cfg, nil, &usageError{err: err}
+		return cfg, nil, nil, &usageError{err: err}
 	}
-	return cfg, dialer, nil
+	return cfg, dialer, tls, nil
 }
 
 // client is what makes the connections.
-func (c *forwardConnectConfig) client(tlsConfig *tls.Config) (*client.Client, error) {
+func (c *forwardConnectConfig) client(tls *certs.Client) (*client.Client, error) {
 	if c.Timeout == 0 {
 		return nil, errors.New("--connect.timeout: 0s leaves no time to connect; use a second or more")
 	}
-	out := &client.Client{URL: string(c.URL), ProxyURL: string(c.ProxyURL), TenantID: c.TenantID, TLS: tlsConfig}
+	out := &client.Client{URL: string(c.URL), ProxyURL: string(c.ProxyURL), TenantID: c.TenantID, GetTLS: tlsSource(tls)}
 	switch {
 	case c.Token != "" && c.TokenFile != "":
 		return nil, errors.New("--connect.token and --connect.token-file: give one of them")

@@ -57,7 +57,7 @@ func TestForwardDefaults(t *testing.T) {
 	if cfg.Connect.URL != "http://localhost:8000" || cfg.Connect.Timeout != 30*time.Second || cfg.GracePeriod != time.Minute {
 		t.Errorf("got %+v", cfg)
 	}
-	fw, client, err := cfg.build()
+	fw, client, _, err := cfg.build()
 	if err == nil || !strings.Contains(err.Error(), "no ports") { // the command adds its own
 		t.Errorf("built %+v, %+v, %v", fw, client, err)
 	}

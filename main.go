@@ -20,6 +20,7 @@ import (
 	"syscall"
 
 	"github.com/alecthomas/kong"
+	"github.com/prometheus/client_golang/prometheus"
 
 	"piko/accesslog"
 )
@@ -73,8 +74,12 @@ type process struct {
 	signals        <-chan os.Signal        // nil: none arrive
 	hangups        func() <-chan os.Signal // catches SIGHUP from now on; nil: it is never caught
 
-	level slog.LevelVar // of the command's logger; may be set while the command runs
-	logs  atomic.Pointer[processLog]
+	// collectors are metrics of the process that a command adds to its own.
+	collectors []prometheus.Collector
+
+	level    slog.LevelVar            // of the command's logger; may be set while the command runs
+	takeover atomic.Pointer[takeover] // set by a command that runs, once
+	logs     atomic.Pointer[processLog]
 }
 
 // processLog is a command's logger and the writer below it: nothing waits for

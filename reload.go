@@ -6,8 +6,11 @@ import (
 	"os"
 	"reflect"
 	"slices"
+	"strings"
+	"time"
 
 	"github.com/alecthomas/kong"
+	"github.com/prometheus/client_golang/prometheus"
 )
 
 // configured is a command with a configuration: `piko config check` checks it,
@@ -15,22 +18,48 @@ import (
 // SIGHUP, as the terminal that goes away wants it.
 type configured interface {
 	checkConfig(*cli) error
+	// files are those that the configuration names and that may change while
+	// the command runs.
+	files(*cli) []string
 }
 
-// logLevelFlag is the one setting that a reload applies.
+// takeover is what a running command does with a new configuration. It checks
+// and loads what it can take over, all or nothing, and changes nothing before
+// commit, which cannot fail. applied names the settings that this is about, each
+// alone or with a colon and a text; or a section, and with it all that is in it.
+type takeover func(next *cli) (commit func(), applied []string, err error)
+
+// logLevelFlag is the one setting that the reloader applies itself.
 const logLevelFlag = "log.level"
 
 // reloadHelp is what the help of these commands says about it.
-const reloadHelp = `SIGHUP reads the configuration again: log.level is applied at once, and the log
-names the other settings that differ and need a restart. After a mistake, which the
-log shows, the old configuration stays.`
+const reloadHelp = `SIGHUP reads the configuration again, and so does a change of its file, or of a file
+that it names: certificates, their keys and authorities, and log.level are applied at
+once, and the log names the other settings that differ and need a restart. After a
+mistake, which the log shows, all of the old configuration stays.`
+
+const (
+	// pollInterval is how often the files are looked at.
+	pollInterval = 2 * time.Second
+
+	// settleTime is for how long nothing may change before files are read: a
+	// certificate and its key are two files, and writing one takes time, too.
+	settleTime = 250 * time.Millisecond
+
+	// maxSettle bounds the wait for files that change all the time.
+	maxSettle = 20 * settleTime
+)
 
 // reloader reads the configuration of a running command again. Owned by the
 // goroutine that calls watch.
 type reloader struct {
 	p       *process
 	args    []string
-	running map[string]any // what the command runs with, by the names of the flags
+	metrics *reloadMetrics
+	good    *kong.Context     // what was read last and had no mistake
+	running map[string]any    // what the command runs with, by the names of the flags
+	seen    map[string]string // the files' fingerprints
+	broken  bool              // the configuration file has a mistake
 }
 
 // newReloader is that of a command that is about to run; nil for one that has
@@ -39,62 +68,176 @@ func newReloader(p *process, args []string, command *kong.Context) *reloader {
 	if _, ok := command.Selected().Target.Addr().Interface().(configured); !ok || p.hangups == nil {
 		return nil
 	}
-	return &reloader{p: p, args: args, running: settingsOf(command)}
+	r := &reloader{p: p, args: args, metrics: newReloadMetrics(), good: command, running: settingsOf(command)}
+	p.collectors = r.metrics.collectors()
+	r.seen = r.look()
+	return r
 }
 
-// watch reloads at each hangup until done is closed. Nobody waits for it: the
-// file may be one that takes for ever to read.
+// watch reloads at each hangup, and when files change, until done is closed.
+// Nobody waits for it: the file may be one that takes for ever to read.
 func (r *reloader) watch(hangups <-chan os.Signal, done <-chan struct{}) {
+	tick := time.NewTicker(pollInterval)
+	defer tick.Stop()
 	for {
 		select {
 		case <-hangups:
-			r.reload()
+			r.hangup()
+		case <-tick.C:
+			r.poll(done)
 		case <-done:
 			return
 		}
 	}
 }
 
-// reload applies what can be changed now and logs what cannot. A mistake leaves
-// everything as it is.
-func (r *reloader) reload() {
-	logs := r.p.logs.Load()
-	if logs == nil {
-		return // starting: the configuration has been read a moment ago
-	}
-	log := subsystem(logs.Logger, "main")
-	next, err := r.read()
-	if err != nil {
-		log.Error("configuration not reloaded, the old one stays", "error", err)
+// started says whether the command can take anything over. Before, the
+// configuration has been read a moment ago.
+func (r *reloader) started() bool { return r.p.logs.Load() != nil && r.p.takeover.Load() != nil }
+
+// hangup reads everything again.
+func (r *reloader) hangup() {
+	if !r.started() {
 		return
 	}
-	applied, restart := []string{}, []string{}
-	for _, name := range slices.Sorted(maps.Keys(next)) {
-		switch was, now := r.running[name], next[name]; {
+	r.seen = r.look()
+	err := r.reload()
+	r.broken = err != nil
+	r.report(err)
+}
+
+// poll reads again what has changed. A configuration file with a mistake, which
+// nobody may be about to mend, does not keep a certificate from being renewed.
+func (r *reloader) poll(done <-chan struct{}) {
+	if !r.started() {
+		return
+	}
+	now := r.look()
+	if maps.Equal(now, r.seen) || !r.settle(now, done) {
+		return
+	}
+	was, path := r.seen, r.configPath()
+	r.seen = r.look()
+	if now := r.seen[path]; now != "" && now != was[path] {
+		err := r.reload()
+		r.broken = err != nil
+		r.report(err)
+		if err == nil {
+			return
+		}
+	}
+	was[path] = r.seen[path]
+	if maps.Equal(was, r.seen) {
+		return
+	}
+	if err := r.take(r.good); err != nil || !r.broken {
+		r.report(err)
+	}
+}
+
+// settle waits until the files have stopped changing.
+func (r *reloader) settle(was map[string]string, done <-chan struct{}) bool {
+	t := time.NewTimer(settleTime)
+	defer t.Stop()
+	for range maxSettle / settleTime {
+		select {
+		case <-t.C:
+		case <-done:
+			return false
+		}
+		now := r.look()
+		if maps.Equal(now, was) {
+			break
+		}
+		was = now
+		t.Reset(settleTime)
+	}
+	return true
+}
+
+// configPath is the configuration file, or "".
+func (r *reloader) configPath() string {
+	path, _ := r.running[configPathFlag].(string)
+	return path
+}
+
+// look takes the fingerprint of each file.
+func (r *reloader) look() map[string]string {
+	files := r.good.Selected().Target.Addr().Interface().(configured).files(rootOf(r.good))
+	seen := map[string]string{r.configPath(): ""}
+	for _, f := range files {
+		seen[f] = fingerprint(f)
+	}
+	if path := r.configPath(); path != "" {
+		seen[path] = fingerprint(path)
+	}
+	return seen
+}
+
+// reload reads the whole configuration and takes it over.
+func (r *reloader) reload() error {
+	next, err := parse(r.args, r.p)
+	if err != nil {
+		return err
+	}
+	if err := next.Selected().Target.Addr().Interface().(configured).checkConfig(rootOf(next)); err != nil {
+		return err
+	}
+	return r.take(next)
+}
+
+// report counts how it went, and logs a failure.
+func (r *reloader) report(err error) {
+	r.metrics.set(err == nil, time.Now())
+	if err != nil {
+		subsystem(r.p.logs.Load().Logger, "main").Error("configuration not reloaded, the old one stays", "error", err)
+	}
+}
+
+// take applies what can be changed now and logs what cannot. A mistake leaves
+// everything as it is.
+func (r *reloader) take(next *kong.Context) error {
+	log := subsystem(r.p.logs.Load().Logger, "main")
+	commit, applied, err := (*r.p.takeover.Load())(rootOf(next))
+	if err != nil {
+		return err
+	}
+	settings := settingsOf(next)
+	restart := []string{}
+	for _, name := range slices.Sorted(maps.Keys(settings)) {
+		switch was, now := r.running[name], settings[name]; {
 		case reflect.DeepEqual(was, now):
 		case name == logLevelFlag:
 			applied = append(applied, fmt.Sprintf("%s: was %v, now %v", name, was, now))
+			r.running[name] = now
+		case covers(applied, name):
+			r.running[name] = now
 		default:
 			restart = append(restart, name) // no values: some are secrets
 		}
 	}
-	r.running[logLevelFlag] = next[logLevelFlag]
-	level := parseLevel(fmt.Sprint(next[logLevelFlag]))
+	if commit != nil {
+		commit()
+	}
+	r.good = next
+	slices.Sort(applied)
+	level := parseLevel(fmt.Sprint(settings[logLevelFlag]))
 	r.p.level.Set(min(level, r.p.level.Level())) // the line shows if either level lets it
-	log.Info("configuration reloaded", "applied", applied, "needs_restart", restart)
+	log.Info("configuration reloaded", "applied", append([]string{}, applied...), "needs_restart", restart)
 	r.p.level.Set(level)
+	return nil
 }
 
-// read is the configuration as the command would start with it now.
-func (r *reloader) read() (map[string]any, error) {
-	command, err := parse(r.args, r.p)
-	if err != nil {
-		return nil, err
-	}
-	settings := settingsOf(command)
-	checker := command.Selected().Target.Addr().Interface().(configured)
-	return settings, checker.checkConfig(command.Model.Target.Addr().Interface().(*cli))
+// covers says whether the setting is among applied, or in a section that is.
+func covers(applied []string, name string) bool {
+	return slices.ContainsFunc(applied, func(a string) bool {
+		a, _, _ = strings.Cut(a, ":")
+		return a == name || strings.HasPrefix(name, a+".")
+	})
 }
+
+// rootOf is the command line that a command is part of.
+func rootOf(command *kong.Context) *cli { return command.Model.Target.Addr().Interface().(*cli) }
 
 // settingsOf is what a parsed command was told. The keys do not depend on it.
 func settingsOf(command *kong.Context) map[string]any {
@@ -102,7 +245,7 @@ func settingsOf(command *kong.Context) map[string]any {
 	for _, flag := range command.Flags() {
 		settings[flag.Name] = flag.Target.Interface()
 	}
-	root := command.Model.Target.Addr().Interface().(*cli)
+	root := rootOf(command)
 	switch command.Selected().Target.Addr().Interface().(type) {
 	case *agentStartCmd:
 		settings["listeners"] = root.Agent.Listeners
@@ -110,4 +253,35 @@ func settingsOf(command *kong.Context) map[string]any {
 		settings["ports"] = root.Forward.Ports
 	}
 	return settings
+}
+
+// reloadMetrics says how the last reload went.
+type reloadMetrics struct{ at, ok prometheus.Gauge }
+
+func newReloadMetrics() *reloadMetrics {
+	m := &reloadMetrics{
+		at: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "piko_config_last_reload_success_timestamp_seconds",
+			Help: "When the configuration was last read without a mistake.",
+		}),
+		ok: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "piko_config_last_reload_successful",
+			Help: "1 if the configuration had no mistake when it was last read, else 0.",
+		}),
+	}
+	m.set(true, time.Now())
+	return m
+}
+
+func (m *reloadMetrics) collectors() []prometheus.Collector {
+	return []prometheus.Collector{m.at, m.ok}
+}
+
+func (m *reloadMetrics) set(ok bool, now time.Time) {
+	if !ok {
+		m.ok.Set(0)
+		return
+	}
+	m.ok.Set(1)
+	m.at.Set(float64(now.UnixMilli()) / 1e3)
 }

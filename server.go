@@ -15,6 +15,7 @@ import (
 
 	"piko/accesslog"
 	"piko/admin"
+	"piko/certs"
 	"piko/gossip"
 	"piko/peer"
 	"piko/proxy"
@@ -57,6 +58,9 @@ port in use, 2 for a mistake in flags, environment or file.`
 // checkConfig implements configured.
 func (c *serverNodeCmd) checkConfig(*cli) error { return c.check() }
 
+// files implements configured.
+func (c *serverNodeCmd) files(*cli) []string { return c.serverConfig.files() }
+
 // Run runs a node until a signal or a failure ends it.
 func (c *serverNodeCmd) Run(p *process) error {
 	if err := c.check(); err != nil {
@@ -64,11 +68,12 @@ func (c *serverNodeCmd) Run(p *process) error {
 	}
 	log := p.logger(c.Log)
 	limitMemory(p.getenv, log)
-	c.AccessOut = p.logWriter()
+	c.AccessOut, c.Collectors = p.logWriter(), p.collectors
 	s, err := newServer(c.serverConfig, log)
 	if err != nil {
 		return err
 	}
+	p.takeover.Store(new(takeover(func(next *cli) (func(), []string, error) { return s.prepare(next.Server.Node.serverConfig) })))
 	status := fmt.Sprintf("serving clients on %s, agents on %s", s.ProxyAddr(), s.UpstreamAddr())
 	defer newNotifier(p.getenv, s.log).follow(p.ctx, s.Ready(), status, c.GracePeriod)()
 	return s.Run(p.ctx)
@@ -97,6 +102,14 @@ type server struct {
 	admin     *port
 	ready     chan struct{} // closed when the node serves
 
+	// What the ports show and ask for; nil for one without TLS.
+	proxyTLS, upstreamTLS, adminTLS *certs.Server
+	// adminClientTLS is for questions that are passed on to other nodes; nil for the defaults.
+	adminClientTLS *certs.Client
+
+	// Owned by who calls prepare.
+	reloaded *serverConfig // in force since a reload; nil: none
+
 	isReady    atomic.Bool // what /ready says
 	isDraining atomic.Bool // responses ask clients to close their connections
 }
@@ -109,6 +122,10 @@ func newServer(cfg serverConfig, log *slog.Logger) (*server, error) {
 	s.epoch = gossip.NewEpoch(s.id, time.Now())
 	s.log = subsystem(log, "server").With("node_id", s.id)
 	registry := newRegistry()
+	registry.MustRegister(cfg.Collectors...)
+	if err := s.loadTLS(); err != nil {
+		return nil, err
+	}
 	secrets, err := cfg.Cluster.secrets()
 	if err != nil {
 		return nil, err
@@ -134,6 +151,7 @@ func newServer(cfg serverConfig, log *slog.Logger) (*server, error) {
 		NodeID:    s.id,
 		Nodes:     s.nodes,
 		Gatherer:  registry,
+		TLS:       s.adminDialTLS(),
 		Logger:    subsystem(log, "admin"),
 	}
 	public, err := proxy.NewPublic(s.proxyOptions(log, registry))
@@ -199,11 +217,14 @@ func (s *server) open(log *slog.Logger, status *admin.Server) error {
 		s.closePorts()
 		return err
 	}
+	s.upstream.speakTLS(s.upstreamTLS, nobody)
 	s.admin, err = openPort("--admin.bind-addr", s.cfg.Admin.BindAddr, newHTTPServer(status.Handler(), subsystem(log, "admin")))
 	if err != nil {
 		s.closePorts()
+		return err
 	}
-	return err
+	s.admin.speakTLS(s.adminTLS, nobody)
+	return nil
 }
 
 // Run serves until ctx ends, drains, and returns nil; or returns what failed,

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/alecthomas/kong"
+	"github.com/prometheus/client_golang/prometheus"
 
 	"piko/accesslog"
 )
@@ -26,6 +27,9 @@ type serverConfig struct {
 	// AccessOut is where access-log lines go, one a call and from many
 	// goroutines, as an accesslog.Writer allows; nil is nowhere.
 	AccessOut io.Writer `kong:"-"`
+
+	// Collectors are metrics of the process that the node shows beside its own.
+	Collectors []prometheus.Collector `kong:"-"`
 }
 
 // proxyConfig is the proxy.* section.
@@ -37,7 +41,7 @@ type proxyConfig struct {
 	Timeout        time.Duration   `default:"30s" help:"How long a service may take from the last byte of a request to the first of its response; then the client gets 504. Never ends a response that has begun, an upgraded connection or gRPC. 0s is no limit."`
 	AccessLog      accessLogConfig `embed:"" prefix:"access-log." group:"Access log"`
 	HTTP           proxyHTTPConfig `embed:"" prefix:"http."`
-	TLS            serverTLSConfig `embed:"" prefix:"tls."`
+	TLS            oldTLSConfig    `embed:"" prefix:"tls."`
 }
 
 // proxyHTTPConfig is the proxy.http.* section.
@@ -68,14 +72,38 @@ type upstreamConfig struct {
 	BindAddr     bindAddr        `default:":8001" help:"Address to listen on for agents and SDK listeners. It may stand behind an HTTP load balancer that knows WebSocket."`
 	StreamWindow byteSize        `default:"512KiB" help:"Bytes of a response that may be on their way from an agent, or wait here for a slow client, 256KiB to 16MiB. One stream carries at most a window per round trip: 512KiB is 25 MB/s at 20 ms."`
 	Rebalance    rebalanceConfig `embed:"" prefix:"rebalance."`
+	TLS          oldTLSConfig    `embed:"" prefix:"tls."`
 
 	AdvertiseAddr string `hidden:"" help:"Accepted for the sake of v0.9.0 configurations: no node needs another's upstream port."`
 }
 
 // adminConfig is the admin.* section.
 type adminConfig struct {
-	BindAddr      bindAddr      `default:":8002" help:"Address to listen on for /health, /ready, /metrics, /status and /debug/pprof. Keep it off the internet."`
-	AdvertiseAddr advertiseAddr `placeholder:"HOST[:PORT]" help:"Address at which other nodes reach this port, for questions that are passed on. When not given, that of --cluster.gossip.advertise-addr with this port."`
+	BindAddr      bindAddr       `default:":8002" help:"Address to listen on for /health, /ready, /metrics, /status and /debug/pprof. Keep it off the internet."`
+	AdvertiseAddr advertiseAddr  `placeholder:"HOST[:PORT]" help:"Address at which other nodes reach this port, for questions that are passed on. When not given, that of --cluster.gossip.advertise-addr with this port."`
+	TLS           adminTLSConfig `embed:"" prefix:"tls."`
+}
+
+// adminTLSConfig is the admin.tls.* section.
+type adminTLSConfig struct {
+	serverTLSConfig
+	Client clientTLSConfig `embed:"" prefix:"client." group:"Questions to other nodes (?forward=), with TLS if this node's admin port has it"`
+}
+
+// oldTLSConfig is the tls section of a port that other nodes reach in a way of
+// their own, or not at all: v0.9.0 had a section client there.
+type oldTLSConfig struct {
+	serverTLSConfig
+	Client ignoredTLSConfig `embed:"" prefix:"client."`
+}
+
+// ignoredTLSConfig has the keys of v0.9.0 for connections between nodes.
+type ignoredTLSConfig struct {
+	Cert               string `hidden:"" help:"Accepted for the sake of v0.9.0 configurations: see --cluster.tls.cert."`
+	Key                string `hidden:"" help:"Accepted for the sake of v0.9.0 configurations: see --cluster.tls.key."`
+	RootCAs            string `hidden:"" name:"root-cas" help:"Accepted for the sake of v0.9.0 configurations: see --cluster.tls.cas."`
+	InsecureSkipVerify bool   `hidden:"" help:"Accepted for the sake of v0.9.0 configurations."`
+	ServerName         string `hidden:"" help:"Accepted for the sake of v0.9.0 configurations: see --cluster.tls.server-name."`
 }
 
 // accessLog is what the package of that name calls it.
@@ -122,7 +150,7 @@ func (c *serverConfig) check() error {
 	if c.ShutdownDelay > 0 && c.ShutdownDelay >= c.GracePeriod {
 		errs = append(errs, fmt.Errorf("--shutdown-delay: %v leaves nothing of the grace period of %v; use less, or a longer --grace-period", c.ShutdownDelay, c.GracePeriod))
 	}
-	errs = append(errs, c.Proxy.TLS.check("--proxy.tls."), c.Cluster.check(), c.Upstream.Rebalance.check(), c.Proxy.AccessLog.check("--proxy.access-log.", "-"))
+	errs = append(errs, c.Proxy.TLS.check("--proxy.tls."), c.Upstream.TLS.check("--upstream.tls."), c.Admin.TLS.check("--admin.tls."), c.Admin.TLS.Client.check("--admin.tls.client."), c.Cluster.check(), c.Upstream.Rebalance.check(), c.Proxy.AccessLog.check("--proxy.access-log.", "-"))
 	if err := errors.Join(errs...); err != nil {
 		return &usageError{err: err}
 	}

@@ -20,10 +20,11 @@ import (
 func withTLS(t *testing.T) (change func(*serverConfig), trust *tls.Config) {
 	t.Helper()
 	cert, key := newCertificate(t)
-	files := serverTLSConfig{Cert: writeFile(t, "cert.pem", cert), Key: writeFile(t, "key.pem", key)}
+	var files serverTLSConfig
+	files.Cert.list, files.Key.list = []string{writeFile(t, "cert.pem", cert)}, []string{writeFile(t, "key.pem", key)}
 	pool := x509.NewCertPool()
 	pool.AppendCertsFromPEM([]byte(cert))
-	return func(cfg *serverConfig) { cfg.Proxy.TLS = files }, &tls.Config{RootCAs: pool, ServerName: "node.test"}
+	return func(cfg *serverConfig) { cfg.Proxy.TLS.serverTLSConfig = files }, &tls.Config{RootCAs: pool, ServerName: "node.test"}
 }
 
 // newHTTP2Client speaks HTTP/2 only: with prior knowledge, or over TLS.

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"time"
 
+	"piko/certs"
 	"piko/fault"
 	"piko/peer"
 )
@@ -33,23 +34,56 @@ const (
 // TLS, both of them by ALPN.
 func (s *server) openProxy(log *slog.Logger) error {
 	cfg := &s.cfg.Proxy
-	tlsConfig, err := cfg.TLS.load("--proxy.tls.")
-	if err != nil {
-		return err
-	}
 	srv := newHTTPServer(s.gate, subsystem(log, "proxy"))
 	srv.DisableGeneralOptionsHandler = true // OPTIONS * is the service's
 	srv.ReadHeaderTimeout = cfg.HTTP.ReadHeaderTimeout
 	srv.IdleTimeout = cfg.HTTP.IdleTimeout
 	srv.MaxHeaderBytes = int(cfg.HTTP.MaxHeaderBytes)
 	serveHTTP2(srv, cfg.HTTP.WriteTimeout)
-	if s.proxy, err = openPort("--proxy.bind-addr", cfg.BindAddr, srv); err != nil || tlsConfig == nil {
+	var err error
+	if s.proxy, err = openPort("--proxy.bind-addr", cfg.BindAddr, srv); err != nil {
 		return err
 	}
-	srv.Handler = plainPeers(srv.Handler)
-	srv.ConnContext = markPlain
-	s.proxy.tls = newTLSListener(s.proxy.ln, tlsConfig, cfg.HTTP.ReadHeaderTimeout, &s.proxy.conns)
+	s.proxy.speakTLS(s.proxyTLS, peers)
 	return nil
+}
+
+// loadTLS reads the certificates of all ports.
+func (s *server) loadTLS() (err error) {
+	if s.proxyTLS, err = s.cfg.Proxy.TLS.load("--proxy.tls.", alpnProxy...); err != nil {
+		return err
+	}
+	if s.upstreamTLS, err = s.cfg.Upstream.TLS.load("--upstream.tls.", alpnUpstream...); err != nil {
+		return err
+	}
+	if s.adminTLS, err = s.cfg.Admin.TLS.load("--admin.tls.", alpnAdmin...); err != nil {
+		return err
+	}
+	s.adminClientTLS, err = s.cfg.Admin.TLS.Client.load("--admin.tls.client.")
+	return err
+}
+
+// adminDialTLS is what other nodes' admin ports are dialled with: with TLS if
+// this node's has it. nil is without.
+func (s *server) adminDialTLS() func() *tls.Config {
+	switch {
+	case s.adminTLS == nil:
+		return nil
+	case s.adminClientTLS == nil:
+		return func() *tls.Config { return nil }
+	}
+	return s.adminClientTLS.Config
+}
+
+// speakTLS makes a port speak TLS, if it has certificates. Requests without it
+// are refused, but for those that plain lets in.
+func (p *port) speakTLS(c *certs.Server, plain func(*http.Request) bool) {
+	if c == nil {
+		return
+	}
+	p.srv.Handler = requireTLS(p.srv.Handler, plain)
+	p.srv.ConnContext = markPlain
+	p.tls = newTLSListener(p.ln, c.Config(), p.srv.ReadHeaderTimeout, &p.conns)
 }
 
 // serveHTTP2 makes a server speak HTTP/2 beside HTTP/1.1, over TLS and, with
@@ -84,11 +118,17 @@ func markPlain(ctx context.Context, nc net.Conn) context.Context {
 // errPlain is what clients are told that speak no TLS to a port with TLS.
 var errPlain = &fault.Error{Code: fault.MalformedRequest, Detail: "this port speaks TLS"}
 
-// plainPeers lets only other nodes in without TLS: their connections are
-// encrypted in a way of their own.
-func plainPeers(next http.Handler) http.Handler {
+// peers are other nodes, which come without TLS: their connections are encrypted
+// in a way of their own.
+func peers(r *http.Request) bool { return r.URL.Path == peer.Path && r.ProtoMajor == 1 }
+
+// nobody comes without TLS.
+func nobody(*http.Request) bool { return false }
+
+// requireTLS refuses requests without TLS, but for those that plain lets in.
+func requireTLS(next http.Handler, plain func(*http.Request) bool) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if r.Context().Value(plainKey{}) != nil && (r.URL.Path != peer.Path || r.ProtoMajor != 1) {
+		if r.Context().Value(plainKey{}) != nil && !plain(r) {
 			fault.Write(w, r, errPlain)
 			return
 		}

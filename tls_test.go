@@ -13,6 +13,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"piko/certs"
 )
 
 // newCertificate returns a self-signed certificate and its key as PEM.
@@ -57,7 +59,7 @@ func TestClientTLS(t *testing.T) {
 		{"authorities without one", clientTLSConfig{RootCAs: key}, "holds no PEM certificate"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			cfg, err := tt.cfg.load("--x.tls.")
+			loaded, err := tt.cfg.load("--x.tls.")
 			if tt.want != "" {
 				if err == nil || !strings.Contains(err.Error(), tt.want) {
 					t.Errorf("error %v, want %q", err, tt.want)
@@ -71,11 +73,12 @@ func TestClientTLS(t *testing.T) {
 				t.Fatal(err)
 			}
 			if tt.cfg == (clientTLSConfig{}) {
-				if cfg != nil {
+				if loaded != nil {
 					t.Error("a configuration came out of nothing")
 				}
 				return
 			}
+			cfg := loaded.Config()
 			if cfg.MinVersion != tls.VersionTLS12 || (len(cfg.Certificates) > 0) != (tt.cfg.Cert != "") ||
 				(cfg.RootCAs != nil) != (tt.cfg.RootCAs != "") || cfg.InsecureSkipVerify != tt.cfg.InsecureSkipVerify {
 				t.Errorf("got %+v", cfg)
@@ -106,7 +109,7 @@ func TestServerTLS(t *testing.T) {
 			if err == nil {
 				err = cfg.check()
 			}
-			var loaded any
+			var loaded *certs.Server
 			if err == nil {
 				loaded, err = cfg.Proxy.TLS.load("--proxy.tls.")
 			}

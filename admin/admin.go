@@ -10,6 +10,7 @@
 package admin
 
 import (
+	"crypto/tls"
 	"encoding/json"
 	"iter"
 	"log/slog"
@@ -41,6 +42,10 @@ type Server struct {
 	// included, in any order; nil is none. Requests are forwarded to their
 	// AdminAddr and to no other.
 	Nodes func() []Node
+	// TLS, if not nil, is asked what to dial other nodes' admin ports with, for
+	// each connection; nil means that they speak no TLS. What it returns may be
+	// nil, for the system's authorities.
+	TLS func() *tls.Config
 	// Gatherer has the metrics; nil serves none.
 	Gatherer prometheus.Gatherer
 	// Logger gets what goes wrong here; nil discards.

@@ -2,6 +2,7 @@ package admin
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -48,7 +49,8 @@ func newForwarder(s *Server, next http.Handler) *forwarder {
 		server: s,
 		next:   next,
 		transport: &http.Transport{
-			DialContext:            (&net.Dialer{Timeout: 5 * time.Second}).DialContext,
+			DialContext:            nodeDialer.DialContext,
+			DialTLSContext:         s.dialTLS,
 			DisableKeepAlives:      true,
 			DisableCompression:     true, // the client's own is passed on
 			MaxResponseHeaderBytes: 64 << 10,
@@ -124,7 +126,11 @@ func (f *forwarder) forward(w http.ResponseWriter, r *http.Request, to string) e
 func (f *forwarder) ask(ctx context.Context, r *http.Request, node Node) (*http.Response, error) {
 	query := r.URL.Query()
 	query.Del(forwardParam)
-	target := &url.URL{Scheme: "http", Host: node.AdminAddr, Path: r.URL.Path, RawPath: r.URL.RawPath, RawQuery: query.Encode()}
+	scheme := "http"
+	if f.server.TLS != nil {
+		scheme = "https"
+	}
+	target := &url.URL{Scheme: scheme, Host: node.AdminAddr, Path: r.URL.Path, RawPath: r.URL.RawPath, RawQuery: query.Encode()}
 	req, err := http.NewRequestWithContext(ctx, r.Method, target.String(), nil)
 	if err != nil {
 		return nil, unreachableNode(node, err)
@@ -144,6 +150,31 @@ func (f *forwarder) ask(ctx context.Context, r *http.Request, node Node) (*http.
 		return nil, unreachableNode(node, fmt.Errorf("it is %.64q that answers there", got))
 	}
 	return res, nil
+}
+
+// nodeDialer dials other nodes.
+var nodeDialer = net.Dialer{Timeout: 5 * time.Second}
+
+// dialTLS dials another node with what TLS says now. The transport keeps no
+// connection, so that the next one is made with what is said then.
+func (s *Server) dialTLS(ctx context.Context, network, addr string) (net.Conn, error) {
+	nc, err := nodeDialer.DialContext(ctx, network, addr)
+	if err != nil {
+		return nil, err
+	}
+	config := s.TLS().Clone()
+	if config == nil {
+		config = &tls.Config{}
+	}
+	if config.ServerName == "" {
+		config.ServerName, _, _ = net.SplitHostPort(addr)
+	}
+	conn := tls.Client(nc, config)
+	if err := conn.HandshakeContext(ctx); err != nil {
+		nc.Close()
+		return nil, fmt.Errorf("tls handshake: %w", err)
+	}
+	return conn, nil
 }
 
 // unreachableNode is 504 if the node ran out of time, and 502 if not.

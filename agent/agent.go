@@ -122,6 +122,9 @@ type Listener struct {
 	// TLS is used for https services; nil means the system's certificate
 	// authorities and the host of Addr as the name. New clones it.
 	TLS *tls.Config
+	// GetTLS, if not nil, is asked for each connection in place of TLS, by any
+	// goroutine: for certificates and authorities that change.
+	GetTLS func() *tls.Config
 }
 
 // Agent runs the listeners of a Config. Make one with New; Run it once.

@@ -34,8 +34,8 @@ type service struct {
 	query  string // put before the request's query
 
 	dialer net.Dialer
-	tls    *tls.Config // for HTTP/1.1; nil for cleartext
-	tls2   *tls.Config // for HTTP/2; likewise
+	tls    func() *tls.Config // for HTTP/1.1; nil for cleartext
+	tls2   func() *tls.Config // for HTTP/2; likewise
 }
 
 // newService parses l.Addr: 3000 is localhost:3000, and host:port is http.
@@ -58,8 +58,8 @@ func newService(l *Listener) (*service, error) {
 		s.scheme = "https"
 	}
 	if s.scheme == "https" {
-		s.tls = serviceTLS(l.TLS, s.dialTo, "http/1.1")
-		s.tls2 = serviceTLS(l.TLS, s.dialTo, "h2", "http/1.1")
+		s.tls = serviceTLS(l, s.dialTo, "http/1.1")
+		s.tls2 = serviceTLS(l, s.dialTo, "h2", "http/1.1")
 	}
 	return s, nil
 }
@@ -101,18 +101,27 @@ func keepAlive(interval time.Duration) net.KeepAliveConfig {
 	return net.KeepAliveConfig{Enable: true, Idle: interval, Interval: interval, Count: 3}
 }
 
-// serviceTLS is base with the host of the address as the name to verify, unless
-// base has another, and with the protocols that may be spoken.
-func serviceTLS(base *tls.Config, addr string, protocols ...string) *tls.Config {
-	c := &tls.Config{MinVersion: tls.VersionTLS12}
-	if base != nil {
-		c = base.Clone()
+// serviceTLS is what a connection is made with: l's own configuration with the
+// host of the address as the name to verify, unless it has another, and with the
+// protocols that may be spoken.
+func serviceTLS(l *Listener, addr string, protocols ...string) func() *tls.Config {
+	get := l.GetTLS
+	if get == nil {
+		fixed := l.TLS.Clone() // nil stays nil
+		get = func() *tls.Config { return fixed }
 	}
-	if c.ServerName == "" {
-		c.ServerName, _, _ = net.SplitHostPort(addr)
+	host, _, _ := net.SplitHostPort(addr)
+	return func() *tls.Config {
+		c := get().Clone()
+		if c == nil {
+			c = &tls.Config{MinVersion: tls.VersionTLS12}
+		}
+		if c.ServerName == "" {
+			c.ServerName = host
+		}
+		c.NextProtos = protocols
+		return c
 	}
-	c.NextProtos = protocols
-	return c
 }
 
 // parseAddr understands a port, host:port, and a URL of HTTP.
@@ -203,7 +212,7 @@ func (s *service) dial(ctx context.Context) (net.Conn, error) {
 // open opens a connection to the service, encrypted if config is not nil, and
 // returns what protocol was agreed on; the dial time-out covers the TLS
 // handshake too.
-func (s *service) open(ctx context.Context, config *tls.Config) (net.Conn, string, error) {
+func (s *service) open(ctx context.Context, config func() *tls.Config) (net.Conn, string, error) {
 	ctx, cancel := context.WithTimeout(ctx, s.dialer.Timeout)
 	defer cancel()
 	conn, err := s.dialer.DialContext(ctx, "tcp", s.dialTo)
@@ -213,7 +222,7 @@ func (s *service) open(ctx context.Context, config *tls.Config) (net.Conn, strin
 	if config == nil {
 		return conn, "", nil
 	}
-	secure := tls.Client(conn, config)
+	secure := tls.Client(conn, config())
 	if err := secure.HandshakeContext(ctx); err != nil {
 		conn.Close()
 		return nil, "", &dialError{fmt.Errorf("handshake with %s: %w", s.dialTo, err)}

@@ -48,7 +48,7 @@ func newTCPListener(cfg *Config, lc Listener, log *slog.Logger, m *metrics, acce
 	default:
 		return nil, fmt.Errorf("unknown PROXY protocol %q: use v1 or v2", lc.ProxyProtocol)
 	}
-	if lc.TLS != nil {
+	if lc.TLS != nil || lc.GetTLS != nil {
 		return nil, errors.New("TLS is for https services: what passes through a TCP listener is not touched")
 	}
 	service, err := newTCPService(&lc)

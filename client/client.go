@@ -75,8 +75,14 @@ type Client struct {
 	TokenPoll time.Duration
 	// TenantID names the tenant, for servers that have several.
 	TenantID string
-	// TLS is for https and wss URLs; nil means the defaults.
+	// TLS is for https and wss URLs; nil means the defaults. It is cloned for
+	// each connection. TLS.ServerName is the name that the server's certificate
+	// has to be for, in place of the URL's host.
 	TLS *tls.Config
+	// GetTLS, if not nil, is asked for each connection in place of TLS, by any
+	// goroutine: for certificates and authorities that change while the program
+	// runs. What it returns is cloned and may be nil.
+	GetTLS func() *tls.Config
 	// Protocol says what a listener's program speaks, "http" or "tcp"; "" means
 	// http.
 	Protocol string
@@ -172,6 +178,7 @@ func (c *Client) dialer() tunnel.Dialer {
 	return tunnel.Dialer{
 		ProxyURL: c.ProxyURL,
 		TLS:      c.TLS,
+		GetTLS:   c.GetTLS,
 		Token:    c.Token,
 		TenantID: c.TenantID,
 		Instance: rand.Text()[:16],

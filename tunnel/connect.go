@@ -69,7 +69,7 @@ func (d *Dialer) connect(ctx context.Context, server *url.URL) (net.Conn, error)
 	if server.Scheme != "https" {
 		return nc, nil
 	}
-	return startTLS(ctx, nc, d.TLS, server.Hostname())
+	return startTLS(ctx, nc, d.tls(), server.Hostname())
 }
 
 // proxyFor is the proxy to use, nil for none.
@@ -151,8 +151,8 @@ func (d *Dialer) dialConnect(ctx context.Context, via *url.URL, target string) (
 	}
 	if via.Scheme == "https" {
 		var config tls.Config
-		if d.TLS != nil {
-			config.RootCAs = d.TLS.RootCAs // but not the certificate that is for the server
+		if own := d.tls(); own != nil {
+			config.RootCAs = own.RootCAs // but not the certificate that is for the server
 		}
 		if nc, err = startTLS(ctx, nc, &config, via.Hostname()); err != nil {
 			return nil, err
@@ -191,6 +191,14 @@ func askConnect(nc net.Conn, via *url.URL, target string) error {
 		return errors.New("the server spoke before it was spoken to")
 	}
 	return nil
+}
+
+// tls is what the next connection is made with, nil for the defaults.
+func (d *Dialer) tls() *tls.Config {
+	if d.GetTLS != nil {
+		return d.GetTLS()
+	}
+	return d.TLS
 }
 
 // startTLS is the client's side of a TLS handshake on nc, which is closed if it

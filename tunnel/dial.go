@@ -47,6 +47,8 @@ type Dialer struct {
 	// its ServerName and NextProtos are set by the Dialer where they must be.
 	// Its roots hold for a proxy that is reached by https, too.
 	TLS *tls.Config
+	// GetTLS, if not nil, is asked for each connection in place of TLS.
+	GetTLS func() *tls.Config
 	// Token gives the bearer token of an attempt; nil, or "", sends none.
 	Token func(context.Context) (string, error)
 	// TenantID of the token's issuer; "" for the default tenant.

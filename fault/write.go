@@ -47,6 +47,9 @@ func Write(w http.ResponseWriter, r *http.Request, err error) (status int) {
 	if r != nil && IsGRPC(r.Header) {
 		return writeGRPC(w, code, text)
 	}
+	if challenge := code.challenge(); challenge != "" {
+		h.Set("Www-Authenticate", challenge)
+	}
 	return writeJSON(w, code, text)
 }
 
@@ -76,6 +79,27 @@ func writeJSON(w http.ResponseWriter, code Code, text string) int {
 	w.WriteHeader(code.Status())
 	_, _ = w.Write(body) // a client that is gone needs no answer
 	return code.Status()
+}
+
+// challenge is the WWW-Authenticate of a code whose status is 401, and "" for
+// others. A request that brought no token is told of no error (RFC 6750,
+// section 3.1).
+func (c Code) challenge() string {
+	const bearer = `Bearer realm="piko"`
+	switch c {
+	case InvalidAuthorization:
+		return bearer + `, error="invalid_request"`
+	case InvalidToken, UnknownTenant:
+		return bearer + `, error="invalid_token"`
+	case ExpiredToken:
+		return bearer + `, error="invalid_token", error_description="expired token"`
+	case EndpointNotPermitted:
+		return bearer + `, error="insufficient_scope"`
+	}
+	if c.Status() == http.StatusUnauthorized {
+		return bearer
+	}
+	return ""
 }
 
 // closes reports whether the bytes behind the request cannot be trusted to be

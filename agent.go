@@ -37,7 +37,8 @@ Examples:
   piko agent http my-endpoint https://intranet/app --access-log.disable
   piko agent http my-endpoint grpc://10.0.0.5:50051
   piko agent http my-endpoint 3000 --connect.url http://node-1:8001 --connect.url http://node-2:8001
-  PIKO_CONNECT_TOKEN=$(cat token) piko agent http my-endpoint 3000
+  piko agent http my-endpoint 3000 --connect.token-file /run/secrets/piko-token
+  piko agent http my-endpoint 3000 --connect.token-command 'vault read -field=token piko/creds/agent'
 
 ` + reloadHelp
 }
@@ -54,6 +55,7 @@ Example:
 with agent.yaml:
   connect:
     url: https://piko.example.com:8001
+    token_file: /run/secrets/piko-token
   connections: 2
   listeners:
     - endpoint_id: my-endpoint
@@ -161,8 +163,8 @@ func (c *agentConfig) build() (agentParts, error) {
 			GetTLS:      tlsSource(tls),
 		},
 	}
-	if token := c.Connect.Token; token != "" {
-		parts.client.Token = func(context.Context) (string, error) { return token, nil }
+	if err := c.Connect.apply(&parts.client); err != nil {
+		return agentParts{}, &usageError{err: err}
 	}
 	for i := range c.Listeners {
 		l := c.Listeners[i].listener()

@@ -30,8 +30,8 @@ type agentConfig struct {
 
 // connectConfig is the connect.* section.
 type connectConfig struct {
-	URL      serverURLs      `name:"url" list:"" default:"http://localhost:8001" placeholder:"URL" help:"URL of the server's upstream port, or of a load balancer in front of it: http, https, ws or wss. A path is kept as a prefix. May be repeated, or have several with commas between, for nodes without a load balancer, or for two clusters during a move from one to the other."`
-	Token    string          `placeholder:"JWT" help:"Token that allows to listen. Prefer the environment variable: other users of the machine see command lines."`
+	URL serverURLs `name:"url" list:"" default:"http://localhost:8001" placeholder:"URL" help:"URL of the server's upstream port, or of a load balancer in front of it: http, https, ws or wss. A path is kept as a prefix. May be repeated, or have several with commas between, for nodes without a load balancer, or for two clusters during a move from one to the other."`
+	tokenConfig
 	TenantID string          `name:"tenant-id" placeholder:"ID" help:"Tenant that the token belongs to."`
 	Timeout  time.Duration   `default:"30s" help:"How long to try to connect a listener for the first time before giving up on it. One that was connected once never gives up. 0s tries for ever."`
 	ProxyURL forwardProxyURL `name:"proxy-url" help:"Proxy to connect through: http, https or socks5. When not given, HTTPS_PROXY, HTTP_PROXY and NO_PROXY of the environment hold."`

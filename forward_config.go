@@ -1,12 +1,8 @@
 package main
 
 import (
-	"context"
 	"errors"
 	"fmt"
-	"io"
-	"os"
-	"strings"
 	"time"
 
 	"piko/certs"
@@ -29,13 +25,12 @@ type forwardConfig struct {
 
 // forwardConnectConfig is the connect.* section.
 type forwardConnectConfig struct {
-	URL       serverURL       `name:"url" default:"http://localhost:8000" help:"URL of the server's proxy port, or of a load balancer in front of it: http, https, ws or wss. A path is kept as a prefix."`
-	Token     string          `placeholder:"JWT" help:"Token that allows to connect to the endpoint. Prefer the environment variable: other users of the machine see command lines."`
-	TokenFile string          `placeholder:"FILE" help:"File with the token, read again for each connection, so that a new token needs no restart."`
-	TenantID  string          `name:"tenant-id" placeholder:"ID" help:"Tenant that the token belongs to."`
-	Timeout   time.Duration   `default:"30s" help:"How long connecting to the endpoint may take, all attempts together. Then the local connection is reset."`
-	ProxyURL  forwardProxyURL `name:"proxy-url" help:"Proxy to connect through: http, https or socks5. When not given, HTTPS_PROXY, HTTP_PROXY and NO_PROXY of the environment hold."`
-	TLS       clientTLSConfig `embed:"" prefix:"tls."`
+	URL serverURL `name:"url" default:"http://localhost:8000" help:"URL of the server's proxy port, or of a load balancer in front of it: http, https, ws or wss. A path is kept as a prefix."`
+	tokenConfig
+	TenantID string          `name:"tenant-id" placeholder:"ID" help:"Tenant that the token belongs to."`
+	Timeout  time.Duration   `default:"30s" help:"How long connecting to the endpoint may take, all attempts together. Then the local connection is reset."`
+	ProxyURL forwardProxyURL `name:"proxy-url" help:"Proxy to connect through: http, https or socks5. When not given, HTTPS_PROXY, HTTP_PROXY and NO_PROXY of the environment hold."`
+	TLS      clientTLSConfig `embed:"" prefix:"tls."`
 }
 
 // portConfig is one entry of the file's ports.
@@ -95,42 +90,8 @@ func (c *forwardConnectConfig) client(tls *certs.Client) (*client.Client, error)
 		return nil, errors.New("--connect.timeout: 0s leaves no time to connect; use a second or more")
 	}
 	out := &client.Client{URL: string(c.URL), ProxyURL: string(c.ProxyURL), TenantID: c.TenantID, GetTLS: tlsSource(tls)}
-	switch {
-	case c.Token != "" && c.TokenFile != "":
-		return nil, errors.New("--connect.token and --connect.token-file: give one of them")
-	case c.Token != "":
-		out.Token = func(context.Context) (string, error) { return c.Token, nil }
-	case c.TokenFile != "":
-		if _, err := readToken(c.TokenFile); err != nil {
-			return nil, fmt.Errorf("--connect.token-file: %w", err)
-		}
-		out.Token = func(context.Context) (string, error) { return readToken(c.TokenFile) }
+	if err := c.apply(out); err != nil {
+		return nil, err
 	}
 	return out, nil
-}
-
-// maxToken is more than any token has, in bytes: headers have a limit too.
-const maxToken = 64 << 10
-
-// readToken reads a file that holds a token and nothing else.
-func readToken(path string) (string, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return "", err
-	}
-	defer f.Close()
-	text, err := io.ReadAll(io.LimitReader(f, maxToken+1))
-	if err != nil {
-		return "", err
-	}
-	token := strings.TrimSpace(string(text))
-	switch {
-	case len(text) > maxToken:
-		return "", fmt.Errorf("%s is larger than 64 KiB, which no token is", path)
-	case token == "":
-		return "", fmt.Errorf("%s is empty; write the token into it", path)
-	case strings.ContainsAny(token, " \t\r\n"):
-		return "", fmt.Errorf("%s holds more than a token; write the token into it and nothing else", path)
-	}
-	return token, nil
 }

@@ -106,7 +106,7 @@ func TestMistakesOfForward(t *testing.T) {
 
 func TestTokenFileIsReadForEachConnection(t *testing.T) {
 	path := writeFile(t, "token", "first\n")
-	c, err := (&forwardConnectConfig{TokenFile: path, Timeout: time.Second}).client(nil)
+	c, err := (&forwardConnectConfig{tokenConfig: tokenConfig{TokenFile: path}, Timeout: time.Second}).client(nil)
 	if err != nil {
 		t.Fatal(err)
 	}

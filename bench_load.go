@@ -1,232 +1,164 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
-	"io"
-	"math/rand/v2"
 	"net"
 	"net/http"
-	"net/url"
-	"os"
-	"sync"
-	"sync/atomic"
-	"syscall"
-	"time"
+	"strings"
 
-	"piko/fault"
+	"piko/bench"
+	"piko/client"
 )
 
-// load sends requests and counts what became of them. A request counts as done
-// when the whole answer came and was the request's body; everything else is a
-// failure of some kind.
-type load struct {
-	// Static after construction.
-	client    *http.Client
-	url       string
-	endpoints []string
-	size      int
-	random    []byte        // each body is a window of it
-	requests  int64         // to send in all; 0: until duration is over
-	duration  time.Duration // 0: until requests are sent
-	rate      float64       // requests started a second; 0: as fast as they end
-	timeout   time.Duration // of one request
+// The benchmarks that send requests.
 
-	// Safe for concurrent use.
-	next atomic.Int64 // the next request's number
-	hist histogram    // of the requests that are done
-
-	// Guarded by mu.
-	mu       sync.Mutex
-	failures map[string]int64
-	failed   int64
+// benchHTTPCmd is `piko bench http`.
+type benchHTTPCmd struct {
+	Size int `default:"1024" help:"Bytes of random body in each request and its answer."`
+	benchAgainstHTTP
+	benchLoad
 }
 
-// randomSpan is how many different bodies a load has: an answer that belongs
-// to another request is noticed with that probability.
-const randomSpan = 64 << 10
-
-// run sends the requests with n workers and returns how long it took. The
-// requests that were in flight when ctx ended count as neither done nor failed.
-func (l *load) run(ctx context.Context, n int) time.Duration {
-	l.random = make([]byte, l.size+randomSpan)
-	for i := range l.random {
-		l.random[i] = byte(rand.Uint32())
-	}
-	l.mu.Lock()
-	l.failures = make(map[string]int64)
-	l.mu.Unlock()
-
-	begin := time.Now()
-	var workers sync.WaitGroup
-	for range n {
-		workers.Go(func() { l.work(ctx, begin) })
-	}
-	workers.Wait()
-	return time.Since(begin)
+// benchAgainstHTTP is something else that carries HTTP.
+type benchAgainstHTTP struct {
+	Against httpURL       `placeholder:"URL" help:"Measure another tunnel or proxy as well, in the same run by turns: a URL behind which it forwards to an echo service, such as that of --serve."`
+	Header  []benchHeader `sep:"none" placeholder:"NAME:VALUE" help:"Header of each request to what --against names; Host is the request's host. May be repeated."`
 }
 
-// work sends one request after the other.
-func (l *load) work(ctx context.Context, begin time.Time) {
-	w := &loadWorker{load: l, buf: make([]byte, 32<<10)}
-	for {
-		start, ok := l.take(ctx, begin)
-		if !ok {
-			return
-		}
-		err := w.request(ctx)
-		switch {
-		case err == nil:
-			l.hist.add(time.Since(start))
-		case ctx.Err() != nil:
-			return
-		default:
-			l.fail(err)
-		}
+// benchHeader is a header with its value.
+type benchHeader struct{ name, value string }
+
+// UnmarshalText accepts Name: value.
+func (h *benchHeader) UnmarshalText(text []byte) error {
+	name, value, ok := strings.Cut(string(text), ":")
+	if !ok || name == "" || strings.ContainsAny(name, " \t") {
+		return fmt.Errorf("%q is no header; write it like %q", text, "X-Tunnel: my-endpoint")
 	}
+	h.name, h.value = http.CanonicalHeaderKey(name), strings.TrimSpace(value)
+	return nil
 }
 
-// take waits until the next request is due and returns when it was meant to
-// start; false when there is none left. In an open loop a request that finds
-// every worker busy starts late, and that delay is part of its latency: a
-// server that stalls cannot hide behind a generator that waits for it.
-func (l *load) take(ctx context.Context, begin time.Time) (time.Time, bool) {
-	i := l.next.Add(1) - 1
-	if ctx.Err() != nil || l.requests > 0 && i >= l.requests {
-		return time.Time{}, false
+// target is what --against names; nil if it names nothing.
+func (c *benchAgainstHTTP) target(size int, grpc bool, load *benchLoad) measured {
+	if c.Against == "" {
+		return nil
 	}
-	start := time.Now()
-	if l.rate > 0 {
-		start = begin.Add(time.Duration(float64(i) / l.rate * float64(time.Second)))
+	h := bench.HTTP{URL: string(c.Against), Header: http.Header{}, Size: size, GRPC: grpc, ConnectTimeout: load.Connect.Timeout}
+	for _, f := range c.Header {
+		h.Header[f.name] = append(h.Header[f.name], f.value)
 	}
-	if l.duration > 0 && start.Sub(begin) >= l.duration {
-		return time.Time{}, false
-	}
-	return start, sleepUntil(ctx, start)
+	return h
 }
 
-// sleepUntil returns false if ctx ended before t.
-func sleepUntil(ctx context.Context, t time.Time) bool {
-	d := time.Until(t)
-	if d <= 0 {
-		return true
-	}
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return true
-	case <-ctx.Done():
-		return false
-	}
+// Help is the long help.
+func (*benchHTTPCmd) Help() string {
+	return `
+Examples:
+  piko bench http --requests 20000 --clients 64
+  piko bench http --duration 1m --rate 500 --size 65536
+  piko bench http --connect.proxy-url http://piko:8000 --connect.upstream-url http://piko:8001 --json
+
+Against another tunnel, with an agent and what that has for one both forwarding to
+the echo service:
+  piko bench http --serve 127.0.0.1:9000 --endpoint my-endpoint --pid server=1234 --pid agent=1235 \
+    --against http://localhost:8080 --header 'Host: my-endpoint.example.com' --against-pid frps=1236 --against-pid frpc=1237
+
+Upstreams and clients run in this process: what it spends is in the latencies.
+Exit status: 0 if all requests worked, 1 if one failed or was answered wrongly.`
 }
 
-// fail counts err by its kind.
-func (l *load) fail(err error) {
-	kind := errorKind(err)
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.failures[kind]++
-	l.failed++
+// Validate is called by the command line's parser.
+func (c *benchHTTPCmd) Validate() error { return c.check(c.Size, 0) }
+
+// Run measures and prints; it fails if any request failed, or if a signal cut
+// the measurement short.
+func (c *benchHTTPCmd) Run(p *process) error {
+	piko := bench.HTTP{URL: string(c.Connect.ProxyURL), Endpoints: c.names(), Size: c.Size, ConnectTimeout: c.Connect.Timeout}
+	return c.run(p, bench.KindHTTP, false, c.Size, piko, c.target(c.Size, false, &c.benchLoad))
 }
 
-// loadWorker is what one worker has for itself.
-type loadWorker struct {
-	*load
-	buf []byte
+// benchGRPCCmd is `piko bench grpc`.
+type benchGRPCCmd struct {
+	Size int `default:"100" help:"Bytes of random message in each call and its answer."`
+	benchAgainstHTTP
+	benchLoad
 }
 
-// request makes one request to an endpoint by chance and compares the answer.
-func (w *loadWorker) request(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, w.timeout)
-	defer cancel()
-	at := rand.IntN(randomSpan)
-	body := w.random[at : at+w.size]
-	return w.exchange(ctx, w.endpoints[rand.IntN(len(w.endpoints))], body)
+// Help is the long help.
+func (*benchGRPCCmd) Help() string {
+	return `
+Each call has one message each way. 16 clients share a connection, HTTP/2 with prior
+knowledge, or with TLS for an https URL. What it is measured against must do the same.
+
+Examples:
+  piko bench grpc --requests 20000 --clients 64 --endpoints 1 --upstreams 1
+  piko bench grpc --duration 10s --warmup 1s --pid server=1234
+
+Exit status: 0 if all calls worked, 1 if one failed or was answered wrongly.`
 }
 
-// exchange posts body to the endpoint and reads its echo.
-func (w *loadWorker) exchange(ctx context.Context, endpoint string, body []byte) error {
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, w.url, bytes.NewReader(body))
-	if err != nil {
-		return err
-	}
-	req.Header["X-Piko-Endpoint"] = []string{endpoint}
-	res, err := w.client.Do(req)
-	if err != nil {
-		return err
-	}
-	defer res.Body.Close()
-	if res.StatusCode != http.StatusOK {
-		refused := fault.ReadRefused(res)
-		io.CopyN(io.Discard, res.Body, 64<<10) // so that the connection is kept
-		return refused
-	}
-	return compare(res.Body, body, w.buf)
+// Validate is called by the command line's parser.
+func (c *benchGRPCCmd) Validate() error { return c.check(c.Size, 0) }
+
+// Run is as benchHTTPCmd.Run.
+func (c *benchGRPCCmd) Run(p *process) error {
+	piko := bench.HTTP{URL: string(c.Connect.ProxyURL), Endpoints: c.names(), Size: c.Size, GRPC: true, ConnectTimeout: c.Connect.Timeout}
+	return c.run(p, bench.KindHTTP, true, c.Size, piko, c.target(c.Size, true, &c.benchLoad))
 }
 
-// errWrongEcho is an answer that is not what was sent.
-var errWrongEcho = errors.New("answer differs from the request")
+// benchTCPCmd is `piko bench tcp`.
+type benchTCPCmd struct {
+	Size    int    `default:"64" help:"Bytes there and back in each request."`
+	NewConn bool   `name:"new-connection" help:"Make each request over a connection of its own."`
+	Forward string `placeholder:"HOST:PORT" help:"Connect to a port of piko forward, rather than as the SDK does."`
+	Against string `placeholder:"HOST:PORT" help:"Measure another tunnel or proxy as well, in the same run by turns: a port behind which it forwards to an echo service, such as that of --serve."`
+	benchLoad
+}
 
-// compare reads all of r and checks that it is want. An end that comes too
-// early is an error of its own, since a truncated answer is what no tunnel may
-// ever pass off as whole.
-func compare(r io.Reader, want, buf []byte) error {
-	for {
-		n, err := r.Read(buf)
-		if n > len(want) || !bytes.Equal(buf[:n], want[:n]) {
-			return errWrongEcho
-		}
-		want = want[n:]
-		if err == io.EOF {
-			if len(want) > 0 {
-				return errTruncated
-			}
-			return nil
-		}
-		if err != nil {
-			return err
+// Help is the long help.
+func (*benchTCPCmd) Help() string {
+	return `
+Examples:
+  piko bench tcp --clients 1 --requests 20000                    round trips of 64 bytes
+  piko bench tcp --clients 1 --size 33554432 --requests 100      throughput
+  piko bench tcp --clients 16 --new-connection --requests 5000   connections
+  piko bench tcp --serve 127.0.0.1:9000 --endpoint my-tcp --forward 127.0.0.1:6000 --against 127.0.0.1:7000
+
+Exit status: 0 if all requests worked, 1 if one failed or was answered wrongly.`
+}
+
+// Validate is called by the command line's parser.
+func (c *benchTCPCmd) Validate() error {
+	for _, addr := range []string{c.Forward, c.Against} {
+		if _, _, err := net.SplitHostPort(addr); addr != "" && err != nil {
+			return fmt.Errorf("%q is not HOST:PORT", addr)
 		}
 	}
+	if c.Forward != "" && len(c.Endpoint) != 1 {
+		return errors.New("--forward leads to one endpoint: name it with --endpoint")
+	}
+	return c.check(c.Size, 1)
 }
 
-var errTruncated = errors.New("answer ended early, as if it were complete")
+// Run is as benchHTTPCmd.Run.
+func (c *benchTCPCmd) Run(p *process) error {
+	sdk := &client.Client{URL: string(c.Connect.ProxyURL), ConnectTimeout: c.Connect.Timeout}
+	piko := bench.TCP{Dial: sdk.Dial, Endpoints: c.names(), Size: c.Size, Connect: c.NewConn}
+	if c.Forward != "" {
+		piko.Dial = dialTo(c.Forward)
+	}
+	var against measured
+	if c.Against != "" {
+		against = bench.TCP{Dial: dialTo(c.Against), Size: c.Size, Connect: c.NewConn}
+	}
+	return c.run(p, bench.KindTCP, false, c.Size, piko, against)
+}
 
-// errorKind names the kind of a failure, so that failures can be counted.
-func errorKind(err error) string {
-	if refused, ok := errors.AsType[*fault.Refused](err); ok {
-		if refused.Code != "" {
-			return fmt.Sprintf("status %d %s", refused.Status, string(refused.Code))
-		}
-		return fmt.Sprintf("status %d", refused.Status)
+// dialTo connects to one address, whatever the endpoint.
+func dialTo(addr string) func(context.Context, string) (net.Conn, error) {
+	return func(ctx context.Context, _ string) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, "tcp", addr)
 	}
-	if t, ok := errors.AsType[net.Error](err); errors.Is(err, context.DeadlineExceeded) || ok && t.Timeout() {
-		return "timeout"
-	}
-	for _, known := range []struct {
-		target error
-		kind   string
-	}{
-		{errWrongEcho, errWrongEcho.Error()},
-		{errTruncated, errTruncated.Error()},
-		{io.ErrUnexpectedEOF, "connection closed in the answer"},
-		{io.EOF, "connection closed before the answer"},
-		{syscall.ECONNREFUSED, "connection refused"},
-		{syscall.ECONNRESET, "connection reset"},
-		{syscall.EPIPE, "connection reset"},
-		{os.ErrDeadlineExceeded, "timeout"},
-	} {
-		if errors.Is(err, known.target) {
-			return known.kind
-		}
-	}
-	if op, ok := errors.AsType[*net.OpError](err); ok {
-		return "cannot " + op.Op
-	}
-	if u, ok := errors.AsType[*url.Error](err); ok {
-		return u.Err.Error()
-	}
-	return err.Error()
 }

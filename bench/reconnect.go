@@ -1,0 +1,193 @@
+package bench
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/url"
+	"sync"
+	"text/tabwriter"
+	"time"
+
+	"piko/client"
+)
+
+// Reconnect is a storm: many listeners lose their tunnels at once, and come back.
+type Reconnect struct {
+	Client    *client.Client // its URL is http or ws, and no other is set
+	Listeners int
+	// Outage is how long nobody can connect after the tunnels were cut.
+	Outage time.Duration
+	// Timeout bounds the time until all are back.
+	Timeout   time.Duration
+	Processes []Process
+	Logger    *slog.Logger
+}
+
+// ReconnectResult is what became of it.
+type ReconnectResult struct {
+	Listeners int     `json:"listeners"`
+	Outage    float64 `json:"outage_seconds"`
+	Back      uint64  `json:"back"`
+	// Latency is how long a listener was without a tunnel, outage included.
+	Latency   Latency `json:"latency_ms"`
+	Processes []Spent `json:"processes,omitempty"`
+}
+
+// Run connects the listeners through a relay of its own, cuts every connection,
+// and waits until all are connected again.
+func (b Reconnect) Run(ctx context.Context) (*ReconnectResult, error) {
+	relay, at, err := startRelay(b.Client.URL)
+	if err != nil {
+		return nil, err
+	}
+	defer relay.stop()
+	states := newWatch()
+	c := *b.Client
+	c.URL, c.Connections, c.OnState = at, 1, states.set
+	services := NewServices(KindTCP, b.Logger)
+	defer services.Stop()
+	if err := services.Upstreams(ctx, &c, b.Listeners, endpointName); err != nil {
+		return nil, err
+	}
+	before, err := usageOf(b.Processes)
+	if err != nil {
+		return nil, err
+	}
+	var hist histogram
+	whole := states.after(b.Listeners, hist.add)
+	relay.cut(true)
+	limit, cancel := context.WithTimeout(ctx, b.Timeout)
+	defer cancel()
+	if sleepUntil(limit, time.Now().Add(b.Outage)) {
+		relay.cut(false)
+		select {
+		case <-whole:
+		case <-limit.Done():
+		}
+	}
+	if ctx.Err() != nil {
+		return nil, context.Cause(ctx)
+	}
+	after, err := usageOf(b.Processes)
+	if err != nil {
+		return nil, err
+	}
+	return &ReconnectResult{
+		Listeners: b.Listeners, Outage: b.Outage.Seconds(), Back: hist.count(), Latency: latencyOf(&hist), Processes: spent(before, after),
+	}, nil
+}
+
+// Write prints r for a person.
+func (r *ReconnectResult) Write(w io.Writer) error {
+	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	fmt.Fprintf(t, "Listeners\t%d cut at once, for %.1f s; %d are back\n", r.Listeners, r.Outage, r.Back)
+	fmt.Fprintf(t, "Back after\t%v\n", r.Latency)
+	writeProcesses(t, r.Processes)
+	return t.Flush()
+}
+
+// cutter passes connections on to one address, until it is told to cut them.
+type cutter struct {
+	// Static after construction.
+	ln      net.Listener
+	to      string
+	running sync.WaitGroup
+
+	// Guarded by mu.
+	mu    sync.Mutex
+	off   bool
+	conns map[net.Conn]struct{}
+}
+
+// startRelay returns a relay to a URL's host, and the URL by which it is used.
+func startRelay(serverURL string) (*cutter, string, error) {
+	u, err := url.Parse(serverURL)
+	if err != nil {
+		return nil, "", err
+	}
+	port := u.Port()
+	switch {
+	case u.Scheme != "http" && u.Scheme != "ws":
+		return nil, "", fmt.Errorf("%s: a storm needs a URL without TLS, whose certificate is not for the relay that cuts the connections", u.Redacted())
+	case port == "":
+		port = "80"
+	}
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return nil, "", err
+	}
+	r := &cutter{ln: ln, to: net.JoinHostPort(u.Hostname(), port), conns: make(map[net.Conn]struct{})}
+	r.running.Go(r.accept)
+	u.Host = ln.Addr().String()
+	return r, u.String(), nil
+}
+
+func (r *cutter) accept() {
+	for {
+		in, err := r.ln.Accept()
+		if err != nil {
+			return
+		}
+		if r.join(in) {
+			r.running.Go(func() { r.pass(in) })
+		}
+	}
+}
+
+// join notes a connection, so that it can be cut; one that comes while all are
+// cut is closed.
+func (r *cutter) join(c net.Conn) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.off {
+		c.Close()
+		return false
+	}
+	r.conns[c] = struct{}{}
+	return true
+}
+
+func (r *cutter) leave(c net.Conn) {
+	c.Close()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.conns, c)
+}
+
+func (r *cutter) pass(in net.Conn) {
+	defer r.leave(in)
+	out, err := net.DialTimeout("tcp", r.to, 10*time.Second)
+	if err != nil || !r.join(out) {
+		return
+	}
+	defer r.leave(out)
+	var up sync.WaitGroup
+	up.Go(func() {
+		io.Copy(out, in)
+		out.Close()
+	})
+	io.Copy(in, out)
+	in.Close()
+	up.Wait()
+}
+
+// cut closes every connection and lets in none, or lets them in again.
+func (r *cutter) cut(off bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.off = off
+	if off {
+		for c := range r.conns {
+			c.Close()
+		}
+	}
+}
+
+func (r *cutter) stop() {
+	r.ln.Close()
+	r.cut(true)
+	r.running.Wait()
+}

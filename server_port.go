@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
@@ -10,6 +11,7 @@ import (
 	"time"
 
 	"piko/peer"
+	"piko/strict"
 )
 
 // port is a listener and the HTTP server on it.
@@ -34,13 +36,28 @@ func openPort(flag string, addr bindAddr, srv *http.Server) (*port, error) {
 	return p, nil
 }
 
-func (p *port) connState(_ net.Conn, state http.ConnState) {
+func (p *port) connState(nc net.Conn, state http.ConnState) {
 	switch state {
 	case http.StateNew:
 		p.conns.add()
 	case http.StateClosed, http.StateHijacked:
 		p.conns.done()
 	}
+	if h, ok := nc.(interface{ Hijacked() }); ok && state == http.StateHijacked {
+		h.Hijacked()
+	}
+}
+
+// strictListener refuses what net/http's server would mend.
+type strictListener struct{ net.Listener }
+
+// Accept implements net.Listener. What is a *tls.Conn net/http has to see as such.
+func (l strictListener) Accept() (net.Conn, error) {
+	nc, err := l.Listener.Accept()
+	if _, secure := nc.(*tls.Conn); err != nil || secure {
+		return nc, err
+	}
+	return strict.NewConn(nc), nil
 }
 
 // serve serves until the port is closed. base is what requests' contexts come
@@ -51,7 +68,7 @@ func (p *port) serve(base context.Context) error {
 	if p.tls != nil {
 		ln = p.tls
 	}
-	if err := p.srv.Serve(ln); !p.closing.Load() && !errors.Is(err, http.ErrServerClosed) {
+	if err := p.srv.Serve(strictListener{ln}); !p.closing.Load() && !errors.Is(err, http.ErrServerClosed) {
 		return fmt.Errorf("serve on %s (%s): %w", p.ln.Addr(), p.flag, shortNetError(err))
 	}
 	return nil

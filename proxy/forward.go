@@ -113,7 +113,11 @@ func (x *exchange) resetOld() {
 		return
 	}
 	tcp := conn
-	if t, ok := conn.(interface{ NetConn() net.Conn }); ok { // TLS, whose goodbye would be an orderly end
+	for { // below TLS, whose goodbye would be an orderly end
+		t, ok := tcp.(interface{ NetConn() net.Conn })
+		if !ok {
+			break
+		}
 		tcp = t.NetConn()
 	}
 	if l, ok := tcp.(interface{ SetLinger(sec int) error }); ok {

@@ -101,9 +101,9 @@ func (c *carrier) close(code uint16, reason string) {
 	c.ctl.mu.Lock()
 	c.ctl.closed = true
 	c.ctl.mu.Unlock()
-	if t, ok := c.nc.(interface{ NetConn() net.Conn }); ok && !told {
+	if below := underneath(c.nc); below != c.nc && !told {
 		// crypto/tls would try for 5 s to say goodbye.
-		t.NetConn().Close()
+		below.Close()
 	}
 	c.nc.Close()
 	c.flushers.Wait()

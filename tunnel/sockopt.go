@@ -41,10 +41,7 @@ func loosenSocket(nc net.Conn) {
 
 // resetOnClose has the TCP connection under nc reset when it is closed.
 func resetOnClose(nc net.Conn) {
-	if t, ok := nc.(interface{ NetConn() net.Conn }); ok {
-		nc = t.NetConn()
-	}
-	if conn, ok := nc.(interface{ SetLinger(sec int) error }); ok {
+	if conn, ok := underneath(nc).(interface{ SetLinger(sec int) error }); ok {
 		_ = conn.SetLinger(0)
 	}
 }

@@ -38,7 +38,8 @@ const (
 // flagOnly is the tag of flags that make no sense in an environment or a file.
 const flagOnly = "flagonly"
 
-// listTag is the tag of flags whose value in the file may be a list, too.
+// listTag is the tag of flags whose value in the file may be a list and may be a
+// single value.
 const listTag = "list"
 
 // envName is the environment variable of a flag.
@@ -128,9 +129,15 @@ func (v fileValue) value(flag *kong.Flag) (any, error) {
 	switch {
 	case v.node.kind == yamlNull:
 		return nil, nil
+	case flag.IsSlice() && v.node.kind == yamlScalar && flag.Tag.Has(listTag):
+		return []any{v.node.text}, nil
 	case flag.IsSlice(), v.node.kind == yamlList && flag.Tag.Has(listTag):
 		if v.node.kind != yamlList {
-			return nil, fmt.Errorf("found %v where a list is expected; write it like [%s]", v.node.kind, v.node.text)
+			text := v.node.text
+			if looksSecret(v.key) {
+				text = hidden
+			}
+			return nil, fmt.Errorf("found %v where a list is expected; write it like [%s]", v.node.kind, text)
 		}
 		list := make([]any, 0, len(v.node.items))
 		for _, item := range v.node.items {

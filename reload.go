@@ -247,6 +247,9 @@ func settingsOf(command *kong.Context) map[string]any {
 	}
 	root := rootOf(command)
 	switch command.Selected().Target.Addr().Interface().(type) {
+	case *serverNodeCmd:
+		settings[upstreamTenants] = root.Server.Node.Upstream.Tenants
+		settings[proxyTenants] = root.Server.Node.Proxy.Tenants
 	case *agentStartCmd:
 		settings["listeners"] = root.Agent.Listeners
 	case *forwardStartCmd:

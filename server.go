@@ -100,6 +100,7 @@ type server struct {
 	proxy     *port
 	upstream  *port
 	admin     *port
+	guards    *guards       // who may use the ports
 	ready     chan struct{} // closed when the node serves
 
 	// What the ports show and ask for; nil for one without TLS.
@@ -128,6 +129,9 @@ func newServer(cfg serverConfig, log *slog.Logger) (*server, error) {
 	}
 	secrets, err := cfg.Cluster.secrets()
 	if err != nil {
+		return nil, err
+	}
+	if s.guards, err = newGuards(&cfg, log, registry); err != nil {
 		return nil, err
 	}
 
@@ -235,16 +239,18 @@ func (s *server) Run(ctx context.Context) error {
 	var running sync.WaitGroup
 	defer running.Wait()
 	defer cut(errStopped)
-	failed := make(chan error, 6)
+	failed := make(chan error, 7)
 	running.Go(func() { failed <- s.upstreams.Run(base) })
 	running.Go(func() { failed <- s.peers.Run(base) })
 	running.Go(func() { failed <- s.gossip.Run(base) })
+	running.Go(func() { failed <- s.guards.run(base) })
 	for _, p := range []*port{s.proxy, s.upstream, s.admin} {
 		running.Go(func() { failed <- p.serve(base) })
 	}
 	s.log.Info("node started", "version", version(), "proxy", s.ProxyAddr().String(), "upstream", s.UpstreamAddr().String(),
 		"admin", s.AdminAddr().String(), "gossip", s.GossipAddr())
 
+	s.warnOpen()
 	reason, err := s.serveUntil(ctx, failed)
 	s.drain(base, cut, reason)
 	return err

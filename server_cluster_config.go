@@ -20,7 +20,7 @@ type clusterConfig struct {
 	JoinTimeout      time.Duration `default:"1m" help:"How long to try to reach one of the nodes to join."`
 	AbortIfJoinFails bool          `default:"true" negatable:"" help:"Exit when none could be joined in that time. Otherwise the node serves on its own and goes on trying."`
 	Name             string        `placeholder:"NAME" help:"Name of the cluster: nodes of clusters with other names never join this one."`
-	Secret           []secret      `sep:"none" placeholder:"SECRET" help:"What all nodes of the cluster know: gossip is encrypted with it, and traffic between nodes authenticated and encrypted. At least 16 bytes. May be repeated to replace one: the first is used, all are accepted. Prefer --cluster.secret-file: other users of the machine see command lines."`
+	Secret           []secret      `list:"" sep:"none" placeholder:"SECRET" help:"What all nodes of the cluster know: gossip is encrypted with it, and traffic between nodes authenticated and encrypted. At least 16 bytes. May be repeated to replace one: the first is used, all are accepted. Prefer --cluster.secret-file: other users of the machine see command lines."`
 	SecretFile       string        `placeholder:"PATH" help:"File with the secret, or several, one a line."`
 	Gossip           gossipConfig  `embed:"" prefix:"gossip."`
 }
@@ -113,10 +113,13 @@ func (s *secret) UnmarshalText(text []byte) error {
 }
 
 // String hides the secret.
-func (secret) String() string { return "[redacted]" }
+func (secret) String() string { return hidden }
 
 // GoString hides the secret.
-func (secret) GoString() string { return "[redacted]" }
+func (secret) GoString() string { return hidden }
+
+// MarshalText hides the secret from JSON, too.
+func (secret) MarshalText() ([]byte, error) { return []byte(hidden), nil }
 
 // maxSecretFile bounds what is read of a secret file.
 const maxSecretFile = 64 << 10

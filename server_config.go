@@ -19,6 +19,7 @@ type serverConfig struct {
 	Upstream upstreamConfig `embed:"" prefix:"upstream." group:"Upstream port, for agents"`
 	Admin    adminConfig    `embed:"" prefix:"admin." group:"Admin port, for operators"`
 	Cluster  clusterConfig  `embed:"" prefix:"cluster." group:"Cluster"`
+	Tenants  tenantsConfig  `embed:"" prefix:"tenants." group:"Tenants"`
 	Log      logConfig      `embed:"" prefix:"log." group:"Log"`
 
 	GracePeriod   time.Duration `default:"1m" group:"Shutdown" help:"How long a shutdown may take: requests in flight and open streams that have not ended by then are cut, and counted in the log. Includes shutdown-delay."`
@@ -42,6 +43,10 @@ type proxyConfig struct {
 	AccessLog      accessLogConfig `embed:"" prefix:"access-log." group:"Access log"`
 	HTTP           proxyHTTPConfig `embed:"" prefix:"http."`
 	TLS            oldTLSConfig    `embed:"" prefix:"tls."`
+	Auth           authConfig      `embed:"" prefix:"auth." group:"Tokens of clients"`
+
+	// Tenants are in the file only.
+	Tenants []proxyTenant `kong:"-"`
 }
 
 // proxyHTTPConfig is the proxy.http.* section.
@@ -73,6 +78,10 @@ type upstreamConfig struct {
 	StreamWindow byteSize        `default:"512KiB" help:"Bytes of a response that may be on their way from an agent, or wait here for a slow client, 256KiB to 16MiB. One stream carries at most a window per round trip: 512KiB is 25 MB/s at 20 ms."`
 	Rebalance    rebalanceConfig `embed:"" prefix:"rebalance."`
 	TLS          oldTLSConfig    `embed:"" prefix:"tls."`
+	Auth         authConfig      `embed:"" prefix:"auth." group:"Tokens of agents"`
+
+	// Tenants are in the file only.
+	Tenants []upstreamTenant `kong:"-"`
 
 	AdvertiseAddr string `hidden:"" help:"Accepted for the sake of v0.9.0 configurations: no node needs another's upstream port."`
 }
@@ -82,6 +91,7 @@ type adminConfig struct {
 	BindAddr      bindAddr       `default:":8002" help:"Address to listen on for /health, /ready, /metrics, /status and /debug/pprof. Keep it off the internet."`
 	AdvertiseAddr advertiseAddr  `placeholder:"HOST[:PORT]" help:"Address at which other nodes reach this port, for questions that are passed on. When not given, that of --cluster.gossip.advertise-addr with this port."`
 	TLS           adminTLSConfig `embed:"" prefix:"tls."`
+	Auth          authConfig     `embed:"" prefix:"auth." group:"Tokens of operators"`
 }
 
 // adminTLSConfig is the admin.tls.* section.
@@ -150,7 +160,7 @@ func (c *serverConfig) check() error {
 	if c.ShutdownDelay > 0 && c.ShutdownDelay >= c.GracePeriod {
 		errs = append(errs, fmt.Errorf("--shutdown-delay: %v leaves nothing of the grace period of %v; use less, or a longer --grace-period", c.ShutdownDelay, c.GracePeriod))
 	}
-	errs = append(errs, c.Proxy.TLS.check("--proxy.tls."), c.Upstream.TLS.check("--upstream.tls."), c.Admin.TLS.check("--admin.tls."), c.Admin.TLS.Client.check("--admin.tls.client."), c.Cluster.check(), c.Upstream.Rebalance.check(), c.Proxy.AccessLog.check("--proxy.access-log.", "-"))
+	errs = append(errs, c.Proxy.TLS.check("--proxy.tls."), c.Upstream.TLS.check("--upstream.tls."), c.Admin.TLS.check("--admin.tls."), c.Admin.TLS.Client.check("--admin.tls.client."), c.Cluster.check(), c.Upstream.Rebalance.check(), c.checkAuth(), c.Proxy.AccessLog.check("--proxy.access-log.", "-"))
 	if err := errors.Join(errs...); err != nil {
 		return &usageError{err: err}
 	}

@@ -19,7 +19,7 @@ var (
 // files are those that a node's configuration names and that are taken over
 // when they change.
 func (c *serverConfig) files() []string {
-	return slices.Concat(c.Proxy.TLS.files(), c.Upstream.TLS.files(), c.Admin.TLS.serverTLSConfig.files(), c.Admin.TLS.Client.files())
+	return slices.Concat(c.Proxy.TLS.files(), c.Upstream.TLS.files(), c.Admin.TLS.serverTLSConfig.files(), c.Admin.TLS.Client.files(), c.authFiles())
 }
 
 // reloadPart is a part of a new configuration that was checked and loaded, and
@@ -37,7 +37,7 @@ func (s *server) prepare(next serverConfig) (commit func(), applied []string, er
 	var commits []func()
 	var errs []error
 	for _, prepare := range []func(*serverConfig) (reloadPart, error){
-		s.prepareProxyTLS, s.prepareUpstreamTLS, s.prepareAdminTLS, s.prepareAdminClientTLS,
+		s.prepareProxyTLS, s.prepareUpstreamTLS, s.prepareAdminTLS, s.prepareAdminClientTLS, s.prepareAuth,
 	} {
 		part, err := prepare(&next)
 		errs = append(errs, err)

@@ -48,9 +48,9 @@ func (c Config) Enabled() bool {
 	return len(c.HMACSecretKeys)+len(c.RSAPublicKeys)+len(c.ECDSAPublicKeys)+len(c.EdDSAPublicKeys) > 0 || c.JWKS.Endpoint != ""
 }
 
-// option is the full name of an option: that of a flag, or below a section of
+// Option is the full name of an option: that of a flag, or below a section of
 // the file that of a key.
-func (c Config) option(name string) string {
+func (c Config) Option(name string) string {
 	if !strings.HasPrefix(c.Section, "--") {
 		name = strings.ReplaceAll(name, "-", "_")
 	}
@@ -59,7 +59,7 @@ func (c Config) option(name string) string {
 
 // wrap is err with the name of the option that it is about.
 func (c Config) wrap(name string, err error) error {
-	return fmt.Errorf("%s: %w", c.option(name), err)
+	return fmt.Errorf("%s: %w", c.Option(name), err)
 }
 
 var errNoKeys = errors.New("no key: give one, or a key set")
@@ -73,10 +73,10 @@ func (c Config) check() error {
 		return nil
 	}
 	if len(c.HMACSecretKeys)+len(c.RSAPublicKeys)+len(c.ECDSAPublicKeys)+len(c.EdDSAPublicKeys) > 0 {
-		return fmt.Errorf("%s: is in place of keys in the configuration; give one or the other", c.option("jwks.endpoint"))
+		return fmt.Errorf("%s: is in place of keys in the configuration; give one or the other", c.Option("jwks.endpoint"))
 	}
 	if err := checkEndpoint(c.JWKS.Endpoint); err != nil {
-		return fmt.Errorf("%s: %w", c.option("jwks.endpoint"), err)
+		return fmt.Errorf("%s: %w", c.Option("jwks.endpoint"), err)
 	}
 	return nil
 }

@@ -28,7 +28,7 @@ func keysOf(c Config) ([]key, error) {
 	var errs []error
 	for _, s := range c.HMACSecretKeys {
 		if err := CheckHMACSecretKey(s); err != nil {
-			errs = append(errs, fmt.Errorf("%s: %w", c.option("hmac-secret-key"), err))
+			errs = append(errs, fmt.Errorf("%s: %w", c.Option("hmac-secret-key"), err))
 			continue
 		}
 		keys = append(keys, key{family: familyHMAC, key: []byte(s)})
@@ -45,7 +45,7 @@ func keysOf(c Config) ([]key, error) {
 		for _, text := range kind.pems {
 			list, err := kind.parse(text)
 			if err != nil {
-				errs = append(errs, fmt.Errorf("%s: %w", c.option(kind.option), err))
+				errs = append(errs, fmt.Errorf("%s: %w", c.Option(kind.option), err))
 			}
 			for _, k := range list {
 				keys = append(keys, key{family: familyOf(k), key: k})

@@ -74,7 +74,7 @@ func newSource(cfg Config, u *url.URL, log *slog.Logger) (*source, error) {
 	if u.Scheme != "file" {
 		s.load = newFetcher(cfg.JWKS, u).load
 		if u.Scheme == "http" && !isLoopback(u.Hostname()) {
-			log.Warn("the key set is fetched without TLS: who is on the way can let anybody in; use https", "option", cfg.option("jwks.endpoint"), "url", s.where)
+			log.Warn("the key set is fetched without TLS: who is on the way can let anybody in; use https", "option", cfg.Option("jwks.endpoint"), "url", s.where)
 		}
 		return s, nil
 	}

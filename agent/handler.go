@@ -1,12 +1,8 @@
 package agent
 
 import (
-	"context"
 	"errors"
-	"maps"
 	"net/http"
-	"net/http/httptrace"
-	"net/textproto"
 	"net/url"
 	"time"
 
@@ -37,7 +33,8 @@ func (l *listener) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	defer x.finish() // also when a panic aborts the answer
 	x.body = relay.TakeBody(w, r, relay.BodyOptions{Keep: keepBody})
 	defer x.body.Finish()
-	defer x.begin()()
+	x.call.begin(x)
+	defer x.call.end()
 	if l.draining.Load() {
 		// The node that is not told of the drain (v0.9.0's has no way to be)
 		// reuses no stream after this, so that the listener comes to an end.
@@ -60,7 +57,7 @@ type exchange struct {
 	w     http.ResponseWriter
 	in    *http.Request
 	body  *relay.Body
-	ctx   context.Context // ends with the client's, and with what begin says
+	call  call
 	url   url.URL
 	start time.Time
 	due   time.Time // when the time of a call is over; zero is never
@@ -107,10 +104,10 @@ func (x *exchange) roundTrip() (*http.Response, error) {
 }
 
 func (x *exchange) retryable(rt http.RoundTripper, err error) bool {
-	if x.ctx.Err() != nil {
+	if x.call.Err() != nil {
 		return false
 	}
-	if x.l.upstream.mistaken(x.ctx, rt, err) {
+	if x.l.upstream.mistaken(&x.call, rt, err) {
 		return true
 	}
 	_, dial := errors.AsType[*dialError](err)
@@ -124,27 +121,13 @@ func (x *exchange) request() (*http.Request, error) {
 	if _, err := relay.UpgradeType(x.in.Header); err != nil {
 		return nil, fault.New(fault.MalformedRequest, err)
 	}
-	out := x.in.WithContext(httptrace.WithClientTrace(x.ctx, &httptrace.ClientTrace{
-		Got1xxResponse: x.informational,
-	}))
+	out := x.in.WithContext(&x.call)
 	x.url = url.URL{Scheme: x.l.service.scheme, Host: x.l.service.host, Opaque: x.l.service.target(x.in)}
 	out.URL = &x.url
 	out.RequestURI = ""
 	out.Close = false // the node's wish is for its own connection
 	out.Header = relay.OutHeader(x.in.Header, nil)
 	return out, nil
-}
-
-// informational passes a 1xx answer of the service on.
-func (x *exchange) informational(status int, header textproto.MIMEHeader) error {
-	extra := relay.OutHeader(http.Header(header), nil)
-	h := x.w.Header()
-	maps.Copy(h, extra)
-	x.w.WriteHeader(status)
-	for name := range extra {
-		delete(h, name) // it is not the final answer's
-	}
-	return nil
 }
 
 // respond copies the service's answer to the client.
@@ -156,7 +139,7 @@ func (x *exchange) respond(res *http.Response) {
 	n, err := relay.CopyResponse(x.w, res)
 	x.sent = n
 	if err != nil {
-		if x.ctx.Err() == nil {
+		if x.call.Err() == nil {
 			x.l.brokeOff(err)
 		}
 		x.abort(err)
@@ -181,7 +164,7 @@ func (x *exchange) upgrade(res *http.Response) {
 // no answer: its connection is cut, so that the node does not take the failure
 // for the service's.
 func (x *exchange) fail(err error) {
-	cause := x.ended()
+	cause := x.call.ended()
 	if cause != nil && cause != errDeadline {
 		x.status = statusClientGone
 		x.abort(cause)

@@ -17,6 +17,7 @@ import (
 	"piko/admin"
 	"piko/certs"
 	"piko/gossip"
+	"piko/limit"
 	"piko/peer"
 	"piko/proxy"
 	"piko/router"
@@ -95,6 +96,7 @@ type server struct {
 	gossip    *gossip.Cluster
 	peers     *peer.Peers
 	upgrades  *upgrades
+	limits    *limit.Requests
 	gate      *gate // clients' requests in flight
 	hops      *gate // other nodes' requests in flight
 	proxy     *port
@@ -140,6 +142,7 @@ func newServer(cfg serverConfig, log *slog.Logger) (*server, error) {
 		Table:        s.table,
 		Logger:       subsystem(log, "upstream"),
 		StreamWindow: int(cfg.Upstream.StreamWindow),
+		MaxRequests:  cfg.Proxy.Limits.RequestsPerTunnel,
 		ClusterSize:  s.clusterSize,
 		Others:       s.others,
 		Average:      func() float64 { return s.gossip.AverageUpstreams() },
@@ -157,6 +160,9 @@ func newServer(cfg serverConfig, log *slog.Logger) (*server, error) {
 		Gatherer:  registry,
 		TLS:       s.adminDialTLS(),
 		Logger:    subsystem(log, "admin"),
+	}
+	if s.limits, err = limit.NewRequests(cfg.Proxy.Limits.limits(), nil, registry); err != nil {
+		return nil, err
 	}
 	public, err := proxy.NewPublic(s.proxyOptions(log, registry))
 	if err != nil {
@@ -189,6 +195,7 @@ func (s *server) proxyOptions(log *slog.Logger, registry prometheus.Registerer) 
 		Lookup:       s.table.Lookup,
 		NodeID:       s.id,
 		Internal:     s.peers,
+		Limits:       s.limits,
 		Timeout:      zeroIsOff(cfg.Timeout),
 		ReadTimeout:  zeroIsOff(cfg.HTTP.ReadTimeout),
 		WriteTimeout: zeroIsOff(cfg.HTTP.WriteTimeout),

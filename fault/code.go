@@ -20,6 +20,7 @@ const (
 	MalformedRequest Code = "malformed-request" // 400; the connection is closed
 	MissingEndpoint  Code = "missing-endpoint"  // 400
 	InvalidEndpoint  Code = "invalid-endpoint"  // 400
+	WrongProtocol    Code = "wrong-protocol"    // 400; a TCP connection to an endpoint that serves HTTP
 
 	MissingAuthorization Code = "missing-authorization"  // 401
 	InvalidAuthorization Code = "invalid-authorization"  // 401
@@ -48,6 +49,7 @@ const (
 	Draining            Code = "draining"             // 503, Retry-After: 0
 	AuthUnavailable     Code = "auth-unavailable"     // 503, Retry-After
 	UpstreamTimeout     Code = "upstream-timeout"     // 504
+	LoopDetected        Code = "loop-detected"        // 508; the request has come by here again and again
 )
 
 // The numbers of grpc-status that we use.
@@ -57,6 +59,7 @@ const (
 	grpcAlreadyExists     = 6
 	grpcPermissionDenied  = 7
 	grpcResourceExhausted = 8
+	grpcFailedPrecond     = 9
 	grpcUnimplemented     = 12
 	grpcInternal          = 13
 	grpcUnavailable       = 14
@@ -75,6 +78,7 @@ var kinds = map[Code]kind{
 	MalformedRequest: {http.StatusBadRequest, "malformed request", grpcInvalidArgument},
 	MissingEndpoint:  {http.StatusBadRequest, "missing endpoint id", grpcInvalidArgument},
 	InvalidEndpoint:  {http.StatusBadRequest, "invalid endpoint id", grpcInvalidArgument},
+	WrongProtocol:    {http.StatusBadRequest, "endpoint serves HTTP, not TCP connections", grpcInvalidArgument},
 
 	MissingAuthorization: {http.StatusUnauthorized, "missing authorization", grpcUnauthenticated},
 	InvalidAuthorization: {http.StatusUnauthorized, "invalid authorization", grpcUnauthenticated},
@@ -105,6 +109,8 @@ var kinds = map[Code]kind{
 	Draining:            {http.StatusServiceUnavailable, "draining", grpcUnavailable},
 	AuthUnavailable:     {http.StatusServiceUnavailable, "authentication unavailable", grpcUnavailable},
 	UpstreamTimeout:     {http.StatusGatewayTimeout, "upstream timeout", grpcDeadlineExceeded},
+	// For gRPC not UNAVAILABLE, which its clients try again.
+	LoopDetected: {http.StatusLoopDetected, "request loop detected", grpcFailedPrecond},
 }
 
 // kind of a code that is not in the table (the zero Code, or one that a newer

@@ -25,6 +25,7 @@ func TestCodes(t *testing.T) {
 		{"malformed-request", 400, "malformed request", 3, ""},
 		{"missing-endpoint", 400, "missing endpoint id", 3, ""},
 		{"invalid-endpoint", 400, "invalid endpoint id", 3, ""},
+		{"wrong-protocol", 400, "endpoint serves HTTP, not TCP connections", 3, ""},
 		{"missing-authorization", 401, "missing authorization", 16, ""},
 		{"invalid-authorization", 401, "invalid authorization", 16, ""},
 		{"unsupported-auth-type", 401, "unsupported auth type", 16, ""},
@@ -49,6 +50,7 @@ func TestCodes(t *testing.T) {
 		{"draining", 503, "draining", 14, "0"},
 		{"auth-unavailable", 503, "authentication unavailable", 14, "1"},
 		{"upstream-timeout", 504, "upstream timeout", 4, ""},
+		{"loop-detected", 508, "request loop detected", 9, ""},
 	}
 	if len(tests) != len(kinds) {
 		t.Errorf("the table has %d codes, the package %d", len(tests), len(kinds))

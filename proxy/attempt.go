@@ -105,7 +105,9 @@ func (x *exchange) request(target router.Target) (out *http.Request, ok bool) {
 func (x *exchange) send(target router.Target, out *http.Request) (*http.Response, error) {
 	x.target = target
 	x.tried.Add(target)
-	target.Begin()
+	if !target.Begin() {
+		return nil, x.full()
+	}
 	var res *http.Response
 	var err error
 	if target.Node != nil {
@@ -200,5 +202,5 @@ func (x *exchange) clientsFault(err error) bool {
 // targetsFault reports whether an attempt failed for a reason that lies with the target, and not with the client or
 // with how much is going on.
 func (x *exchange) targetsFault(err error) bool {
-	return !x.clientsFault(err) && !errors.Is(err, fault.Overloaded) && !errors.Is(err, fault.Draining)
+	return !x.clientsFault(err) && !errors.Is(err, fault.Overloaded) && !errors.Is(err, fault.Draining) && !isWrongProtocol(err)
 }

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"piko/fault"
+	"piko/limit"
 	"piko/relay"
 	"piko/router"
 )
@@ -64,6 +65,7 @@ type exchange struct {
 	hopResult hopResult // at the owner
 
 	writer progressWriter
+	pass   limit.Pass // given back at the end
 }
 
 // forward sends the request to the endpoint's upstreams until one answers, and brings the client the answer.
@@ -92,7 +94,7 @@ func (x *exchange) forward(target string) {
 		return
 	}
 	x.err = err
-	if !x.clientsFault(err) {
+	if x.targetsFault(err) {
 		x.blame(x.target)
 	}
 	if x.endGRPC(err) {

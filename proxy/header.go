@@ -102,6 +102,7 @@ func (f *forwarder) outHeader(r *http.Request) http.Header {
 	if endpoint := r.Header[headerEndpoint]; endpoint != nil {
 		h[headerEndpoint] = endpoint // also if Connection named it
 	}
+	h[headerLoop] = addPass(r.Header[headerLoop]) // also if Connection named it
 	return h
 }
 

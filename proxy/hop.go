@@ -28,6 +28,7 @@ const (
 	missNoUpstream missReason = "no-upstream"
 	missDraining   missReason = "draining"
 	missOverloaded missReason = "overloaded"
+	missProtocol   missReason = "wrong-protocol"
 )
 
 // missError is what became of an attempt whose owner sent it to no service.
@@ -52,8 +53,11 @@ func (e *missError) Refused() bool { return true }
 
 // Unwrap returns what the client is told if nobody else answers.
 func (e *missError) Unwrap() error {
-	if e.reason == missOverloaded {
+	switch e.reason {
+	case missOverloaded:
 		return fault.New(fault.Overloaded, nil)
+	case missProtocol:
+		return fault.New(fault.WrongProtocol, nil)
 	}
 	return fault.New(fault.NoUpstream, nil)
 }
@@ -126,7 +130,7 @@ func (x *exchange) lose(target router.Target) {
 // missed takes note of what an owner said that had nothing for the request.
 func (x *exchange) missed(target router.Target, miss *missError) {
 	x.f.metrics.missed(miss.reason)
-	if miss.reason != missOverloaded && !miss.left {
+	if miss.reason != missOverloaded && miss.reason != missProtocol && !miss.left {
 		target.Missed(time.Now())
 		x.tried.Remove(target) // its next word on the endpoint is as good as another node's
 	}

@@ -25,7 +25,7 @@ type hopMetrics struct {
 	// Static after construction.
 	hops       byNode
 	hopLatency prometheus.Histogram
-	misses     [3]prometheus.Counter // as missIndex says
+	misses     [4]prometheus.Counter // as missIndex says
 	waits      [waitResults]prometheus.Counter
 }
 
@@ -53,8 +53,8 @@ func newHopMetrics() (*hopMetrics, []prometheus.Collector) {
 
 func (m *hopMetrics) missed(reason missReason) { m.misses[missIndex(reason)].Inc() }
 
-func missCounters(v *prometheus.CounterVec) (c [3]prometheus.Counter) {
-	for _, reason := range []missReason{missNoUpstream, missDraining, missOverloaded} {
+func missCounters(v *prometheus.CounterVec) (c [4]prometheus.Counter) {
+	for _, reason := range []missReason{missNoUpstream, missDraining, missOverloaded, missProtocol} {
 		c[missIndex(reason)] = v.WithLabelValues(string(reason))
 	}
 	return c
@@ -67,6 +67,8 @@ func missIndex(reason missReason) int {
 		return 1
 	case missOverloaded:
 		return 2
+	case missProtocol:
+		return 3
 	}
 	return 0
 }
@@ -125,7 +127,7 @@ type peerMetrics struct {
 	// Static after construction.
 	inFlight prometheus.Gauge
 	requests [hopResults]prometheus.Counter
-	misses   [3]prometheus.Counter
+	misses   [4]prometheus.Counter
 	retries  prometheus.Counter
 }
 

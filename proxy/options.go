@@ -12,6 +12,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"piko/accesslog"
+	"piko/limit"
 	"piko/router"
 )
 
@@ -51,6 +52,9 @@ type Options struct {
 	// TrustedProxies are the clients whose X-Forwarded-* and Forwarded headers are believed, and appended to. Those of
 	// others are replaced.
 	TrustedProxies []netip.Prefix
+
+	// Limits says which requests are taken at all; nil takes all.
+	Limits *limit.Requests
 
 	// Draining, if set, is asked for each request; while it says true every HTTP/1 response closes its connection.
 	Draining func() bool

@@ -147,6 +147,8 @@ func reasonOf(err error) missReason {
 		return missOverloaded
 	case errors.Is(err, fault.Draining):
 		return missDraining
+	case isWrongProtocol(err):
+		return missProtocol
 	}
 	return missNoUpstream
 }

@@ -40,6 +40,10 @@ func (p *Public) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		x.fail(err)
 		return
 	}
+	if err := x.admit(); err != nil {
+		x.fail(err)
+		return
+	}
 	x.forward(target)
 }
 
@@ -50,6 +54,7 @@ func (x *exchange) end() {
 		x.endHop()
 		return
 	}
+	x.pass.End()
 	f := x.f
 	f.metrics.inFlight.Dec()
 	d := time.Since(x.start)

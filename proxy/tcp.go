@@ -37,6 +37,10 @@ func (x *exchange) serveTCP(name string) {
 		x.fail(err)
 		return
 	}
+	if err := x.admit(); err != nil {
+		x.fail(err)
+		return
+	}
 	x.attempt.most = maxAttempts
 	service, err := x.open(x.f.clientAddr(x.r))
 	if err != nil {
@@ -61,12 +65,13 @@ func (x *exchange) serveTCP(name string) {
 }
 
 // judgeStream takes note of how an upstream's stream has ended. That it could be opened says nothing: the agent has yet to
-// reach its service then.
+// reach its service then. A service that hangs up after it has read something may have been made to by its client, who
+// must not be able to have it avoided.
 func (x *exchange) judgeStream(failed bool) {
 	switch {
 	case x.bytesOut > 0, x.err == nil:
 		x.target.Succeeded()
-	case failed:
+	case failed && x.bytesIn == 0 && x.targetsFault(x.err):
 		x.blame(x.target)
 	}
 }
@@ -112,7 +117,11 @@ func (x *exchange) openAt(ctx context.Context, target router.Target) (net.Conn, 
 	}
 	x.target = target
 	x.tried.Add(target)
-	target.Begin()
+	if !target.Begin() {
+		err := x.full()
+		x.openFailed(target, err)
+		return nil, err
+	}
 	start := time.Now()
 	conn, err := target.Upstream(x.endpoint).Open(ctx)
 	if err != nil {

@@ -51,7 +51,7 @@ func (x *exchange) await(last error) (router.Target, error) {
 func (x *exchange) mayWait(last error) bool {
 	a := &x.attempt
 	switch {
-	case x.peer != nil, a.overloaded, !x.body.Whole():
+	case x.peer != nil, a.overloaded, isWrongProtocol(last), !x.body.Whole():
 		return false
 	case last == nil:
 		return x.f.opt.Lookup(x.endpoint) != nil
@@ -92,7 +92,7 @@ func (x *exchange) nobody(last error) error {
 	switch {
 	case last == nil:
 		return fault.New(fault.NoUpstream, nil)
-	case a.uncertain || !a.hopped && !a.draining:
+	case a.uncertain || !a.hopped && !a.draining, isWrongProtocol(last):
 		return last
 	case a.overloaded:
 		return fault.New(fault.Overloaded, last)

@@ -9,7 +9,17 @@ import (
 type load struct{ n atomic.Int64 }
 
 func (l *load) begin() { l.n.Add(1) }
-func (l *load) end()   { l.n.Add(-1) }
+
+// beginUpTo is begin unless there were limit already; 0 is no limit.
+func (l *load) beginUpTo(limit int64) bool {
+	if l.n.Add(1) <= limit || limit <= 0 {
+		return true
+	}
+	l.n.Add(-1)
+	return false
+}
+
+func (l *load) end() { l.n.Add(-1) }
 
 func (l *load) inFlight() int { return int(max(l.n.Load(), 0)) }
 

@@ -37,7 +37,8 @@ const (
 	draining
 	unhealthy
 	ejected
-	out // not to be chosen at all
+	full // it would refuse, unless a request ends in this very moment
+	out  // not to be chosen at all
 )
 
 // Pick chooses the target of a request: of the candidates with the best rank,
@@ -110,6 +111,8 @@ func (p *picker) localRank(l *Local) rank {
 	switch {
 	case p.tried.hasLocal(l):
 		return out
+	case l.full():
+		return full
 	case l.ejected.at(p.now):
 		return ejected
 	case l.weight.Load() == 0:

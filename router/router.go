@@ -50,11 +50,12 @@ type Local struct {
 	load load
 
 	// Written when something changes.
+	limit    atomic.Int64
 	ejected  ejection
 	weight   atomic.Int32
 	draining atomic.Bool
 
-	_ [64 - 16 - 8 - 8 - 8]byte
+	_ [64 - 16 - 8 - 8 - 8 - 8]byte
 }
 
 // NewLocal returns a healthy candidate of weight 100.
@@ -77,8 +78,18 @@ func (l *Local) SetDraining(draining bool) { l.draining.Store(draining) }
 // Draining reports whether the candidate asked to be spared.
 func (l *Local) Draining() bool { return l.draining.Load() }
 
-// Begin counts a request in flight; each Begin needs its End.
-func (l *Local) Begin() { l.load.begin() }
+// SetLimit bounds the requests that the candidate is given at once; 0, as at
+// first, is no limit. One that is full is picked only if no other is left.
+func (l *Local) SetLimit(requests int) { l.limit.Store(int64(requests)) }
+
+func (l *Local) full() bool {
+	limit := l.limit.Load()
+	return limit > 0 && int64(l.load.inFlight()) >= limit
+}
+
+// Begin counts a request in flight; each Begin needs its End. It returns false,
+// and has counted nothing, if the candidate has as many as it may.
+func (l *Local) Begin() (ok bool) { return l.load.beginUpTo(l.limit.Load()) }
 
 // End undoes one Begin.
 func (l *Local) End() { l.load.end() }
@@ -159,7 +170,15 @@ func (t Target) Upstream(endpoint string) Upstream {
 }
 
 // Begin counts a request in flight; each Begin needs its End on the same Target.
-func (t Target) Begin() { t.counter().begin() }
+// It returns false, and has counted nothing, if the target is a local candidate
+// that has as many as it may: no failure of the candidate's.
+func (t Target) Begin() (ok bool) {
+	if t.Local != nil {
+		return t.Local.Begin()
+	}
+	t.remote.begin()
+	return true
+}
 
 // End undoes one Begin.
 func (t Target) End() { t.counter().end() }

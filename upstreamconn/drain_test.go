@@ -52,7 +52,7 @@ func inFlight(t *testing.T, l *router.Local, begun <-chan struct{}) <-chan error
 func TestAgentThatDrainsGetsNothingNewAndEndsWhatItHas(t *testing.T) {
 	n := startNode(t, nil)
 	begun, release := make(chan struct{}), make(chan struct{})
-	a := startAgent(t, n.url, "endpoint", slow(begun, release))
+	a := startAgentFor(t, n.url, "endpoint", "tcp", slow(begun, release))
 	l := n.waitFor(t, "endpoint", 1)[0]
 	result := inFlight(t, l, begun)
 

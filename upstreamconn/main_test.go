@@ -137,7 +137,13 @@ type agent struct {
 // startAgent connects an agent to the URL; it serves until the test ends.
 func startAgent(t testing.TB, url, endpoint string, h http.Handler) *agent {
 	t.Helper()
-	ln, err := (&client.Client{URL: url}).Listen(t.Context(), endpoint)
+	return startAgentFor(t, url, endpoint, "http", h)
+}
+
+// startAgentFor is startAgent with what the agent says that its endpoint speaks.
+func startAgentFor(t testing.TB, url, endpoint, protocol string, h http.Handler) *agent {
+	t.Helper()
+	ln, err := (&client.Client{URL: url, Protocol: protocol}).Listen(t.Context(), endpoint)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -45,6 +45,9 @@ type Server struct {
 	// StreamWindow and MaxStreams are those of tunnel.Options.
 	StreamWindow int
 	MaxStreams   int
+	// MaxRequests bounds the requests of a tunnel at once; 0 is no other bound
+	// than that of its streams.
+	MaxRequests int
 	// Registerer gets the metrics; nil means none.
 	Registerer prometheus.Registerer
 

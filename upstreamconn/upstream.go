@@ -63,6 +63,7 @@ type upstream struct {
 func newUpstream(s *Server, id instance) *upstream {
 	u := &upstream{server: s, instance: id, since: time.Now()}
 	u.local = router.NewLocal(u)
+	u.local.SetLimit(s.MaxRequests)
 	return u
 }
 
@@ -109,8 +110,15 @@ func (u *upstream) poolFor(req *http.Request) (http.RoundTripper, error) {
 	return lazily(u, &u.pool, func() *relay.Pool { return &relay.Pool{Dial: u.dial, Fresh: u.fresh} })
 }
 
-// Open opens a stream that is the caller's.
+// Open opens a stream that is the caller's, for a client's TCP connection. A
+// listener for HTTP would take the connection's bytes for requests, which then
+// reach its service without anything that a proxy adds and takes away: such a
+// listener gets none. Those of v0.9.0, and others that do not say what they
+// are, do.
 func (u *upstream) Open(ctx context.Context) (net.Conn, error) {
+	if u.sess.Peer().Protocol == "http" {
+		return nil, errNotTCP
+	}
 	u.server.metrics.requests.Inc()
 	return u.dial(ctx)
 }
@@ -229,6 +237,9 @@ func (u *upstream) opened() {
 // sayDrained needs that no Open is under way and none can start. An error says
 // that the session has ended, which the peer sees for itself.
 func (u *upstream) sayDrained() { _ = u.sess.Drained(u.sess.LastStreamID()) }
+
+// errNotTCP is what an upstream returns that serves HTTP when it is to carry TCP.
+var errNotTCP = fault.New(fault.WrongProtocol, nil)
 
 // errLeaving is what an upstream returns that opens no stream any more.
 var errLeaving error = leavingError{}

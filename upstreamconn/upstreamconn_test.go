@@ -115,7 +115,7 @@ func TestEndpointsAreComparedInLowerCase(t *testing.T) {
 
 func TestRequestsGoThrough(t *testing.T) {
 	n := startNode(t, nil)
-	startAgent(t, n.url, "ours", echo)
+	startAgentFor(t, n.url, "ours", "tcp", echo)
 	dialOldAgent(t, n.url, "old").serve(t, echo)
 	for _, endpoint := range []string{"ours", "old"} {
 		u := n.waitFor(t, endpoint, 1)[0].Upstream()
@@ -231,7 +231,7 @@ func TestUpstreamThatAcceptsNothingFailsFast(t *testing.T) {
 
 func TestTooManyStreamsIsOverloaded(t *testing.T) {
 	n := startNode(t, func(s *Server) { s.MaxStreams = 3 })
-	startAgent(t, n.url, "endpoint", echo)
+	startAgentFor(t, n.url, "endpoint", "tcp", echo)
 	u := n.waitFor(t, "endpoint", 1)[0].Upstream()
 	for range 10 {
 		c, err := u.Open(t.Context())

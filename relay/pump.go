@@ -19,7 +19,10 @@ var pumpBuffers = sync.Pool{New: func() any { b := make([]byte, pumpBuffer); ret
 
 // pump copies until src ends, which is no error.
 func pump(dst io.Writer, src io.Reader) (n int64, readErr, writeErr error) {
-	r := piecesOf(src)
+	return pumpPieces(dst, piecesOf(src))
+}
+
+func pumpPieces(dst io.Writer, r pieces) (n int64, readErr, writeErr error) {
 	defer r.release()
 	for {
 		p, err := r.next()

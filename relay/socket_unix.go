@@ -83,17 +83,12 @@ func (w *waiting) tryRead(fd uintptr) bool {
 	if w.buf == nil {
 		w.buf = pumpBuffers.Get().(*[]byte)
 	}
-	for {
-		w.n, w.err = syscall.Read(int(fd), (*w.buf)[:pumpPiece])
-		switch w.err {
-		case syscall.EINTR:
-			continue
-		case syscall.EAGAIN:
-			w.release()
-			return false
-		}
-		return true
+	w.n, w.err = readSocket(fd, (*w.buf)[:pumpPiece])
+	if w.err == syscall.EAGAIN {
+		w.release()
+		return false
 	}
+	return true
 }
 
 func (w *waiting) release() {

@@ -225,7 +225,7 @@ func (d *direction) pump() (readErr, writeErr error) {
 			return nil, err
 		}
 	}
-	n, readErr, writeErr := pump(d.w, d.src)
+	n, readErr, writeErr := pumpAtOnce(d.w, d.src)
 	d.n += n
 	return readErr, writeErr
 }

@@ -91,8 +91,10 @@ func (s *spliced) wait() error {
 }
 
 func everySplice(t *testing.T, f func(t *testing.T, s *spliced)) {
-	for name, wrap := range map[string]wrapping{"sockets": asItIs, "connections": hidden} {
-		t.Run(name, func(t *testing.T) { f(t, startSplice(t, wrap, wrap)) })
+	for name, wrap := range map[string][2]wrapping{
+		"sockets": {asItIs, asItIs}, "connections": {hidden, hidden}, "stream and socket": {asItIs, asStream}, "streams": {asStream, asStream},
+	} {
+		t.Run(name, func(t *testing.T) { f(t, startSplice(t, wrap[0], wrap[1])) })
 	}
 }
 

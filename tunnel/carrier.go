@@ -1,6 +1,7 @@
 package tunnel
 
 import (
+	"io"
 	"net"
 	"sync"
 	"sync/atomic"
@@ -30,6 +31,9 @@ const (
 type carrier struct {
 	// Static after construction.
 	nc     net.Conn
+	sock   *socket   // nc, if that is a TCP connection, else nil
+	r      io.Reader // sock or nc
+	w      io.Writer // sock or nc
 	client bool      // we mask, the peer does not
 	plain  bool      // between nodes: neither masks
 	epoch  time.Time // what last counts from
@@ -45,8 +49,8 @@ type carrier struct {
 	// close gives up waiting for it and pings never begin to.
 	wlock chan struct{}
 
-	closeSent bool    // guarded by wlock
-	vector    *vector // of writeVector; nil until needed
+	closeSent bool           // guarded by wlock
+	pairHead  [headroom]byte // of writePair
 
 	// waiting says that ctl has a ping or a pong to send: whoever lets go of
 	// wlock looks here afterwards, so that nobody has to wait in order to ping.
@@ -72,7 +76,10 @@ type carrier struct {
 // newCarrier carries bytes over nc, on which the handshake is done. buffered is
 // what was read behind the handshake; it is copied. The carrier owns nc.
 func newCarrier(nc net.Conn, buffered []byte, client bool) *carrier {
-	c := &carrier{nc: nc, client: client, epoch: time.Now(), wlock: make(chan struct{}, 1)}
+	c := &carrier{nc: nc, sock: newSocket(nc), r: nc, w: nc, client: client, epoch: time.Now(), wlock: make(chan struct{}, 1)}
+	if c.sock != nil {
+		c.r, c.w = c.sock, c.sock
+	}
 	c.in.buf = c.in.small[:]
 	if len(buffered) > len(c.in.buf) {
 		c.in.buf = make([]byte, len(buffered)) // until it has been read

@@ -3,7 +3,6 @@ package tunnel
 import (
 	"encoding/binary"
 	"math/rand/v2"
-	"net"
 	"sync"
 	"time"
 )
@@ -20,10 +19,8 @@ var connBuffers = sync.Pool{New: func() any { return new([headroom + connChunk]b
 // writeCopy sends p, which is left as it is, as one message in one system call;
 // it is at most connChunk long. It is writeMessage otherwise.
 func (c *carrier) writeCopy(op byte, p []byte) error {
-	if !c.client && len(p) >= wideWrite {
-		if nc, ok := c.nc.(*net.TCPConn); ok {
-			return c.writeVector(nc, op, p)
-		}
+	if !c.client && len(p) >= wideWrite && c.sock != nil {
+		return c.writePair(op, p)
 	}
 	b := connBuffers.Get().(*[headroom + connChunk]byte)
 	defer connBuffers.Put(b)
@@ -35,32 +32,16 @@ func (c *carrier) writeCopy(op byte, p []byte) error {
 	return err
 }
 
-// writeVector is writeCopy for what need not be masked, and so not be copied.
-func (c *carrier) writeVector(nc *net.TCPConn, op byte, p []byte) error {
+// writePair is writeCopy for what need not be masked, and so not be copied.
+func (c *carrier) writePair(op byte, p []byte) error {
 	c.wlock <- struct{}{}
 	defer c.unlockWrite()
 	c.sendWaiting()
 	if c.ctl.err != nil {
 		return c.ctl.err
 	}
-	if c.vector == nil {
-		c.vector = new(vector)
-	}
-	v := c.vector
-	v.parts[0] = appendHeader(v.header[:0], op, len(p))
-	v.parts[1] = p
-	v.rest = v.parts[:]
-	n, err := v.rest.WriteTo(nc)
-	v.parts = [2][]byte{}
-	return c.wrote(int(n), err)
-}
-
-// vector is what writeVector writes; it is kept, or each write would cost
-// allocations. Guarded by wlock.
-type vector struct {
-	header [headroom]byte
-	parts  [2][]byte
-	rest   net.Buffers
+	n, err := c.sock.WritePair(appendHeader(c.pairHead[:0], op, len(p)), p)
+	return c.wrote(n, err)
 }
 
 // writeWithin is writeCopy for what must not take longer than that, and says

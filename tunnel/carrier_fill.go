@@ -63,7 +63,7 @@ func (c *carrier) receiveInto(p []byte, n int) (int, error) {
 
 // receive reads from the connection. Any byte is life.
 func (c *carrier) receive(p []byte) (int, error) {
-	n, err := c.nc.Read(p)
+	n, err := c.r.Read(p)
 	if n > 0 {
 		c.last.Store(int64(time.Since(c.epoch)))
 	}

@@ -68,7 +68,7 @@ func (c *carrier) writeWhole(frame []byte) error {
 	if c.ctl.err != nil {
 		return c.ctl.err
 	}
-	n, err := c.nc.Write(frame)
+	n, err := c.w.Write(frame)
 	return c.wrote(n, err)
 }
 

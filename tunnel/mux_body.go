@@ -10,10 +10,11 @@ func (m *mux) onData(s *Stream, f muxFrame) error {
 		return nil
 	}
 	var whole []byte // the body, if it has arrived
-	if b := m.in.buffered(); len(b) >= n {
+	b := m.in.buffered()
+	if len(b) >= n {
 		whole = b[:n]
 	}
-	switch s.admit(n, whole) {
+	switch s.admit(n, whole, len(b) == n) {
 	case admitStored:
 		m.in.skip(n)
 		return nil

@@ -43,12 +43,14 @@ type Stream struct {
 	acked        bool // accepted by either side
 	heard        bool // something came from the peer
 	err          error
-	first, last  *chunk // unread, behind current
-	filling      *chunk // what the read loop adds to just now; Read takes bytes out, but not the chunk
-	shown        bool   // filling is in the list, as the last one
-	recvWindow   uint32 // what the peer may send
-	consumed     uint32 // what was read and not been added to recvWindow
-	sendWindow   uint32 // what we may send
+	first, last  *chunk                 // unread, behind current
+	filling      *chunk                 // what the read loop adds to just now; Read takes bytes out, but not the chunk
+	shown        bool                   // filling is in the list, as the last one
+	take         func(p []byte) (n int) // of the ReadOr that waits; nil if none does
+	taking       bool                   // the read loop calls take: ReadOr is not to return
+	recvWindow   uint32                 // what the peer may send
+	consumed     uint32                 // what was read and not been added to recvWindow
+	sendWindow   uint32                 // what we may send
 	rdeadline    deadline
 	wdeadline    deadline
 	done         chan struct{} // nil until somebody asks

@@ -5,14 +5,17 @@ const maxTurn = 2 * maxBody
 
 // Read reads what has arrived, and waits only if nothing has. It allocates
 // nothing.
-func (s *Stream) Read(p []byte) (int, error) {
+func (s *Stream) Read(p []byte) (int, error) { return s.read(p, nil) }
+
+// read is Read if take is nil, and else ReadOr.
+func (s *Stream) read(p []byte, take func(p []byte) (n int)) (int, error) {
 	if len(p) == 0 {
 		return 0, nil
 	}
 	s.rmu.Lock()
 	defer s.rmu.Unlock()
 	s.mu.Lock()
-	n, err := s.nextChunk(p)
+	n, err := s.nextChunk(p, take)
 	if err != nil || n > 0 {
 		s.mu.Unlock()
 		return n, err
@@ -32,7 +35,7 @@ func (s *Stream) Read(p []byte) (int, error) {
 
 // nextChunk waits until something can be read, and makes it current, or copies
 // it to p if it belongs to the read loop. It needs rmu and mu.
-func (s *Stream) nextChunk(p []byte) (int, error) {
+func (s *Stream) nextChunk(p []byte, take func(p []byte) (n int)) (int, error) {
 	for {
 		if err := s.readFails(); err != nil {
 			return 0, err
@@ -54,7 +57,7 @@ func (s *Stream) nextChunk(p []byte) (int, error) {
 		if err := s.readEnds(); err != nil {
 			return 0, err
 		}
-		s.rcond.Wait()
+		s.waitOr(take)
 	}
 }
 
@@ -62,7 +65,7 @@ func (s *Stream) nextChunk(p []byte) (int, error) {
 // the window. It needs mu.
 func (s *Stream) consume(n int) {
 	s.consumed += uint32(n)
-	if s.consumed < uint32(s.m.opt.window)/2 || s.finSeen || s.err != nil {
+	if s.consumed < uint32(s.m.opt.window)/2 || s.closed || s.finSeen || s.err != nil {
 		return
 	}
 	s.recvWindow += s.consumed

@@ -13,8 +13,9 @@ const (
 	admitNever                   // the peer must not send it
 )
 
-// admit takes n bytes off the window. whole is the body if it has arrived.
-func (s *Stream) admit(n int, whole []byte) admission {
+// admit takes n bytes off the window. whole is the body if it has arrived, and
+// last says that nothing has behind it.
+func (s *Stream) admit(n int, whole []byte, last bool) admission {
 	s.mu.Lock()
 	if uint64(n) > uint64(s.recvWindow) {
 		s.mu.Unlock()
@@ -24,12 +25,18 @@ func (s *Stream) admit(n int, whole []byte) admission {
 	s.heard = true
 	// Data behind a FIN is no crime: default yamux sends it when one goroutine
 	// writes while another one closes.
-	wanted := s.err == nil && !s.finSeen && !s.closed
-	if wanted && whole == nil {
+	if s.wanted() && whole == nil {
 		s.mu.Unlock()
 		return admitRead
 	}
-	if wanted && s.store(whole) {
+	// Many small frames in a row are less work for who waits, all at once.
+	if s.wanted() && last {
+		if whole = s.offer(whole); len(whole) == 0 {
+			s.mu.Unlock()
+			return admitStored
+		}
+	}
+	if s.wanted() && s.store(whole) {
 		s.rcond.Signal()
 		s.mu.Unlock()
 		return admitStored
@@ -37,6 +44,9 @@ func (s *Stream) admit(n int, whole []byte) admission {
 	s.rejectAndUnlock()
 	return admitDrop
 }
+
+// wanted says whether data is still to be read. It needs mu.
+func (s *Stream) wanted() bool { return s.err == nil && !s.finSeen && !s.closed }
 
 // store appends body, which is not empty; false means that the stream was reset
 // instead. It needs mu.

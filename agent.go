@@ -9,6 +9,7 @@ import (
 	"piko/agent"
 	"piko/certs"
 	"piko/client"
+	"piko/listen"
 	"piko/tunnel"
 )
 
@@ -208,12 +209,14 @@ func (a *agentCmd) run(p *process) error {
 	defer running.Wait()
 	defer cancel(nil)
 	if a.Server.Enabled {
-		metrics, err := openPort("--server.bind-addr", a.Server.BindAddr, newHTTPServer(agent.MetricsHandler(registry), subsystem(root, "server")))
+		serverLog := subsystem(root, "server")
+		metrics, err := openPort("--server.bind-addr", a.Server.BindAddr, newHTTPServer(agent.MetricsHandler(registry), serverLog),
+			listen.Options{Port: "server", Descriptors: listen.NewDescriptors(), UseReserve: true, Logger: serverLog, Registerer: registry})
 		if err != nil {
 			return err
 		}
 		running.Go(func() { cancel(metrics.serveUntil(ctx)) })
-		subsystem(root, "server").Info("serving metrics", "addr", metrics.ln.Addr().String())
+		serverLog.Info("serving metrics", "addr", metrics.ln.Addr().String())
 	}
 	p.takeover.Store(new(parts.takeover(a.agentConfig)))
 	log.Info("agent started", "version", version(), "url", a.Connect.URL.redacted(),

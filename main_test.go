@@ -200,7 +200,7 @@ func TestHelpAndVersionSucceed(t *testing.T) {
 }
 
 func TestFailuresExitWith1AndOneLine(t *testing.T) {
-	taken, err := listen("test", "127.0.0.1:0")
+	taken, err := openTCP("test", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}

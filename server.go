@@ -18,6 +18,7 @@ import (
 	"piko/certs"
 	"piko/gossip"
 	"piko/limit"
+	"piko/listen"
 	"piko/peer"
 	"piko/proxy"
 	"piko/router"
@@ -102,7 +103,9 @@ type server struct {
 	proxy     *port
 	upstream  *port
 	admin     *port
-	guards    *guards       // who may use the ports
+	guards    *guards // who may use the ports
+	registry  *prometheus.Registry
+	files     *listen.Descriptors
 	ready     chan struct{} // closed when the node serves
 
 	// What the ports show and ask for; nil for one without TLS.
@@ -126,6 +129,7 @@ func newServer(cfg serverConfig, log *slog.Logger) (*server, error) {
 	s.log = subsystem(log, "server").With("node_id", s.id)
 	registry := newRegistry()
 	registry.MustRegister(cfg.Collectors...)
+	s.registry, s.files = registry, listen.NewDescriptors()
 	if err := s.loadTLS(); err != nil {
 		return nil, err
 	}
@@ -224,17 +228,15 @@ func (s *server) open(log *slog.Logger, status *admin.Server) error {
 	if err = s.openProxy(log); err != nil {
 		return err
 	}
-	if s.upstream, err = openPort("--upstream.bind-addr", s.cfg.Upstream.BindAddr, agents); err != nil {
+	if s.upstream, err = openPort("--upstream.bind-addr", s.cfg.Upstream.BindAddr, agents, s.portOptions("upstream", s.upstreamTLS, log)); err != nil {
 		s.closePorts()
 		return err
 	}
-	s.upstream.speakTLS(s.upstreamTLS, nobody)
-	s.admin, err = openPort("--admin.bind-addr", s.cfg.Admin.BindAddr, newHTTPServer(status.Handler(), subsystem(log, "admin")))
+	s.admin, err = openPort("--admin.bind-addr", s.cfg.Admin.BindAddr, newHTTPServer(status.Handler(), subsystem(log, "admin")), s.adminOptions(log))
 	if err != nil {
 		s.closePorts()
 		return err
 	}
-	s.admin.speakTLS(s.adminTLS, nobody)
 	return nil
 }
 

@@ -69,7 +69,7 @@ func (s *server) drain(base context.Context, cut context.CancelCauseFunc, reason
 	// No new connections; what idle ones still bring is served.
 	s.proxy.stopAccepting(ctx)
 	idle, cancelIdle := context.WithTimeout(ctx, idleGrace)
-	s.proxy.conns.wait(idle)
+	s.proxy.waitIdle(idle)
 	cancelIdle()
 	<-moved
 

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
@@ -10,6 +9,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"piko/fault"
+	"piko/listen"
 	"piko/peer"
 	"piko/strict"
 )
@@ -18,25 +19,29 @@ import (
 type port struct {
 	// Static after construction.
 	flag string
-	ln   net.Listener
-	tls  net.Listener // over ln; nil if the port speaks no TLS
+	ln   *listen.Listener
 	srv  *http.Server
 
 	conns   tally       // that the HTTP server has: not those that were hijacked
 	closing atomic.Bool // stopAccepting was called: Serve's error is no failure
 }
 
-func openPort(flag string, addr bindAddr, srv *http.Server) (*port, error) {
-	ln, err := listen(flag, addr)
+// openPort opens a port; opt says who may connect.
+func openPort(flag string, addr bindAddr, srv *http.Server, opt listen.Options) (*port, error) {
+	ln, err := openTCP(flag, addr)
 	if err != nil {
 		return nil, err
 	}
-	p := &port{flag: flag, ln: ln, srv: srv}
+	opt.Wrap = strict.NewConn
+	p := &port{flag: flag, ln: listen.New(ln, opt), srv: srv}
+	srv.Handler = doorway(srv.Handler)
+	srv.ConnContext = listen.ConnContext
 	srv.ConnState = p.connState
 	return p, nil
 }
 
 func (p *port) connState(nc net.Conn, state http.ConnState) {
+	listen.SetState(nc, state)
 	switch state {
 	case http.StateNew:
 		p.conns.add()
@@ -48,27 +53,11 @@ func (p *port) connState(nc net.Conn, state http.ConnState) {
 	}
 }
 
-// strictListener refuses what net/http's server would mend.
-type strictListener struct{ net.Listener }
-
-// Accept implements net.Listener. What is a *tls.Conn net/http has to see as such.
-func (l strictListener) Accept() (net.Conn, error) {
-	nc, err := l.Listener.Accept()
-	if _, secure := nc.(*tls.Conn); err != nil || secure {
-		return nc, err
-	}
-	return strict.NewConn(nc), nil
-}
-
 // serve serves until the port is closed. base is what requests' contexts come
 // from.
 func (p *port) serve(base context.Context) error {
 	p.srv.BaseContext = func(net.Listener) context.Context { return base }
-	ln := p.ln
-	if p.tls != nil {
-		ln = p.tls
-	}
-	if err := p.srv.Serve(strictListener{ln}); !p.closing.Load() && !errors.Is(err, http.ErrServerClosed) {
+	if err := p.srv.Serve(p.ln); !p.closing.Load() && !errors.Is(err, http.ErrServerClosed) {
 		return fmt.Errorf("serve on %s (%s): %w", p.ln.Addr(), p.flag, shortNetError(err))
 	}
 	return nil
@@ -81,27 +70,48 @@ func (p *port) serveUntil(ctx context.Context) error {
 	return p.serve(ctx)
 }
 
-// handshakeTime is what connections get whose handshake had begun when we
-// stopped accepting. It is less than the second after which a client repeats
-// what was ignored.
-const handshakeTime = 250 * time.Millisecond
-
 // stopAccepting closes the listener and nothing else: connections go on. Those
 // that are being made are accepted before, where the system allows it.
 func (p *port) stopAccepting(ctx context.Context) {
-	if ignoreNew(p.ln) == nil {
-		pause(ctx, handshakeTime)
-	}
+	p.ln.IgnoreNew(ctx)
 	p.closing.Store(true)
-	p.ln.Close()
+	p.ln.StopAccepting()
 }
+
+// open is how many connections wait for the HTTP server or have one.
+func (p *port) open() int { return p.conns.count() + p.ln.Pending() }
+
+// waitIdle returns when no connection is left, or ctx ends.
+func (p *port) waitIdle(ctx context.Context) { waitNone(ctx, p.open) }
 
 // close ends everything, and waits until the HTTP server has let go of every
 // connection, or ctx ends.
 func (p *port) close(ctx context.Context) {
 	p.closing.Store(true)
 	p.srv.Close()
-	p.conns.wait(ctx)
+	p.waitIdle(ctx)
+}
+
+// doorway is the first handler of every port: it lets a connection do no more
+// than it was let in for.
+func doorway(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if c := listen.ConnState(r.Context()); c != nil && (c.Plain() || c.Restricted()) && (r.URL.Path != peer.Path || r.ProtoMajor != 1) {
+			turnAway(w, r, c)
+			return
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
+// turnAway answers who is not another node and must be one, or must speak TLS.
+func turnAway(w http.ResponseWriter, r *http.Request, c *listen.Conn) {
+	if c.Restricted() {
+		w.Header().Set("Connection", "close")
+		fault.Write(w, r, fault.New(fault.Forbidden, nil))
+		return
+	}
+	fault.Write(w, r, listen.ErrPlain)
 }
 
 // tally counts what is under way. Safe for concurrent use; the zero value is
@@ -117,13 +127,16 @@ func (t *tally) count() int { return int(t.n.Load()) }
 const tallyPoll = 10 * time.Millisecond
 
 // wait returns when nothing is under way, or ctx ends; then it says how much is left.
-func (t *tally) wait(ctx context.Context) (left int) {
+func (t *tally) wait(ctx context.Context) (left int) { return waitNone(ctx, t.count) }
+
+// waitNone is tally.wait for any count.
+func waitNone(ctx context.Context, count func() int) (left int) {
 	tick := time.NewTicker(tallyPoll)
 	defer tick.Stop()
-	for t.count() > 0 {
+	for count() > 0 {
 		select {
 		case <-ctx.Done():
-			return t.count()
+			return count()
 		case <-tick.C:
 		}
 	}

@@ -1,16 +1,13 @@
 package main
 
 import (
-	"context"
 	"crypto/tls"
 	"log/slog"
-	"net"
 	"net/http"
 	"time"
 
 	"piko/certs"
-	"piko/fault"
-	"piko/peer"
+	"piko/listen"
 )
 
 // Settings of HTTP/2 on the proxy port. The windows bound what one connection
@@ -40,12 +37,12 @@ func (s *server) openProxy(log *slog.Logger) error {
 	srv.IdleTimeout = cfg.HTTP.IdleTimeout
 	srv.MaxHeaderBytes = int(cfg.HTTP.MaxHeaderBytes)
 	serveHTTP2(srv, cfg.HTTP.WriteTimeout)
+	opt := s.portOptions("proxy", s.proxyTLS, log)
+	opt.AllowPlain, opt.Peers = true, true // for other nodes, whose connections are encrypted in a way of their own
+	opt.HandshakeTimeout = min(cfg.HTTP.ReadHeaderTimeout, listen.DefaultHandshakeTimeout)
 	var err error
-	if s.proxy, err = openPort("--proxy.bind-addr", cfg.BindAddr, srv); err != nil {
-		return err
-	}
-	s.proxy.speakTLS(s.proxyTLS, peers)
-	return nil
+	s.proxy, err = openPort("--proxy.bind-addr", cfg.BindAddr, srv, opt)
+	return err
 }
 
 // loadTLS reads the certificates of all ports.
@@ -75,15 +72,20 @@ func (s *server) adminDialTLS() func() *tls.Config {
 	return s.adminClientTLS.Config
 }
 
-// speakTLS makes a port speak TLS, if it has certificates. Requests without it
-// are refused, but for those that plain lets in.
-func (p *port) speakTLS(c *certs.Server, plain func(*http.Request) bool) {
-	if c == nil {
-		return
+// portOptions is what all ports have in common. name is the port's subsystem.
+func (s *server) portOptions(name string, certificates *certs.Server, log *slog.Logger) listen.Options {
+	opt := listen.Options{Port: name, Descriptors: s.files, Logger: subsystem(log, name), Registerer: s.registry}
+	if certificates != nil {
+		opt.TLS = certificates.Config()
 	}
-	p.srv.Handler = requireTLS(p.srv.Handler, plain)
-	p.srv.ConnContext = markPlain
-	p.tls = newTLSListener(p.ln, c.Config(), p.srv.ReadHeaderTimeout, &p.conns)
+	return opt
+}
+
+// adminOptions has the admin port answer when no descriptors are left for others.
+func (s *server) adminOptions(log *slog.Logger) listen.Options {
+	opt := s.portOptions("admin", s.adminTLS, log)
+	opt.UseReserve = true
+	return opt
 }
 
 // serveHTTP2 makes a server speak HTTP/2 beside HTTP/1.1, over TLS and, with
@@ -103,35 +105,4 @@ func serveHTTP2(srv *http.Server, stalled time.Duration) {
 		PingTimeout:                   h2PingTimeout,
 		WriteByteTimeout:              stalled,
 	}
-}
-
-// plainKey marks the context of connections without TLS to a port with TLS.
-type plainKey struct{}
-
-func markPlain(ctx context.Context, nc net.Conn) context.Context {
-	if _, ok := nc.(*tls.Conn); ok {
-		return ctx
-	}
-	return context.WithValue(ctx, plainKey{}, true)
-}
-
-// errPlain is what clients are told that speak no TLS to a port with TLS.
-var errPlain = &fault.Error{Code: fault.MalformedRequest, Detail: "this port speaks TLS"}
-
-// peers are other nodes, which come without TLS: their connections are encrypted
-// in a way of their own.
-func peers(r *http.Request) bool { return r.URL.Path == peer.Path && r.ProtoMajor == 1 }
-
-// nobody comes without TLS.
-func nobody(*http.Request) bool { return false }
-
-// requireTLS refuses requests without TLS, but for those that plain lets in.
-func requireTLS(next http.Handler, plain func(*http.Request) bool) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if r.Context().Value(plainKey{}) != nil && !plain(r) {
-			fault.Write(w, r, errPlain)
-			return
-		}
-		next.ServeHTTP(w, r)
-	})
 }

@@ -277,12 +277,12 @@ func TestForwardedHeadersAreBelievedOnlyOfTrustedProxies(t *testing.T) {
 }
 
 func TestNewServerWithAPortInUseLeavesNothingOpen(t *testing.T) {
-	taken, err := listen("test", "127.0.0.1:0")
+	taken, err := openTCP("test", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer taken.Close()
-	free, err := listen("test", "127.0.0.1:0")
+	free, err := openTCP("test", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -293,7 +293,7 @@ func TestNewServerWithAPortInUseLeavesNothingOpen(t *testing.T) {
 	if _, err := newServer(cfg, slog.New(slog.DiscardHandler)); err == nil || !strings.Contains(err.Error(), "--admin.bind-addr") {
 		t.Fatalf("error %v, want one about --admin.bind-addr", err)
 	}
-	again, err := listen("test", addr)
+	again, err := openTCP("test", addr)
 	if err != nil {
 		t.Fatalf("the proxy port was left open: %v", err)
 	}
@@ -675,7 +675,7 @@ func TestAgentCommand(t *testing.T) {
 }
 
 func TestAgentWithMetricsPortInUseFails(t *testing.T) {
-	taken, err := listen("test", "127.0.0.1:0")
+	taken, err := openTCP("test", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}

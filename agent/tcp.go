@@ -13,6 +13,7 @@ import (
 
 	"piko/accesslog"
 	"piko/fault"
+	"piko/proxyproto"
 	"piko/relay"
 )
 
@@ -44,7 +45,7 @@ func (l *listener) newFront(base context.Context) front {
 // newTCPListener checks lc, whose endpoint is; the caller sets listen.
 func newTCPListener(cfg *Config, lc Listener, log *slog.Logger, m *metrics, access io.Writer) (*listener, error) {
 	switch lc.ProxyProtocol {
-	case "", proxyV1, proxyV2:
+	case "", proxyproto.V1, proxyproto.V2:
 	default:
 		return nil, fmt.Errorf("unknown PROXY protocol %q: use v1 or v2", lc.ProxyProtocol)
 	}
@@ -162,7 +163,7 @@ func (c *tcpConn) dial(ctx context.Context) (net.Conn, error) {
 	// principle.
 	deadline, _ := ctx.Deadline()
 	conn.SetWriteDeadline(deadline)
-	if _, err := conn.Write(proxyHeader(c.l.cfg.ProxyProtocol, c.from, addrPort(conn.RemoteAddr()))); err != nil {
+	if _, err := conn.Write(proxyproto.Header(c.l.cfg.ProxyProtocol, c.from, addrPort(conn.RemoteAddr()))); err != nil {
 		reset(conn)
 		return nil, &dialError{fmt.Errorf("write PROXY header: %w", err)}
 	}

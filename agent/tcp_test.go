@@ -16,6 +16,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil"
 
 	"piko/accesslog"
+	"piko/proxyproto"
 )
 
 // tcpService accepts connections until the test ends, and returns its address.
@@ -266,7 +267,7 @@ func TestTCPServiceIsToldOfTheClient(t *testing.T) {
 		c := a.dialTCP()
 		io.WriteString(c, "payload")
 		c.CloseWrite()
-		want := string(proxyHeader(tt.version, tt.client, service)) + "payload"
+		want := string(proxyproto.Header(tt.version, tt.client, service)) + "payload"
 		if got := string(<-first); got != want {
 			t.Errorf("%s for %v: the service read %q, want %q", tt.version, tt.client, got, want)
 		}

@@ -105,6 +105,7 @@ func (p *Peers) accept(nc net.Conn, host string, h *hello, caller Node, early bo
 		p.refused(nc.RemoteAddr().String(), h, resultOf(err), err)
 		return
 	}
+	trust(nc)
 	p.metrics.handshakes.WithLabelValues("in", "ok").Inc()
 	p.begin(proven, caller, time.Since(begun))
 }
@@ -135,6 +136,22 @@ func (p *Peers) prove(nc net.Conn, h *hello, caller Node, early bool) (net.Conn,
 		return nil, err
 	}
 	return nc, nc.SetDeadline(time.Time{})
+}
+
+// trust tells the port that another node is at the other end: a connection that
+// was let in only to prove that would be closed soon.
+func trust(nc net.Conn) {
+	for {
+		if t, ok := nc.(interface{ Trust() }); ok {
+			t.Trust()
+			return
+		}
+		above, ok := nc.(interface{ NetConn() net.Conn })
+		if !ok {
+			return
+		}
+		nc = above.NetConn()
+	}
 }
 
 // refused counts and logs a handshake that came to nothing.

@@ -52,6 +52,18 @@ func underneath(nc net.Conn) net.Conn {
 	}
 }
 
+// tcpConn is the socket whose bytes are those of c, with nothing between; nil if there is none. It may not be closed but
+// through c.
+func tcpConn(c any) *net.TCPConn {
+	switch c := c.(type) {
+	case *net.TCPConn:
+		return c
+	case interface{ TCPConn() *net.TCPConn }:
+		return c.TCPConn()
+	}
+	return nil
+}
+
 // fit reports whether an idle connection can carry another request: it is young enough, still open, and nothing came
 // that nobody asked for. Below TLS any waiting byte is such: what comes there on an idle connection is its end.
 func (c *conn) fit() bool {

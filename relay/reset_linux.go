@@ -12,8 +12,8 @@ const tcpClose = 7
 // a write been told so: the error is given only once, and whoever asks later is told that all is over in order. It is not
 // so if the peer had ended in order before the reset, which nobody has been told then.
 func metReset(c net.Conn) bool {
-	tcp, ok := underneath(c).(*net.TCPConn)
-	if !ok {
+	tcp := tcpConn(underneath(c))
+	if tcp == nil {
 		return false
 	}
 	raw, err := tcp.SyscallConn()

@@ -4,7 +4,6 @@ package relay
 
 import (
 	"io"
-	"net"
 	"os"
 	"syscall"
 )
@@ -43,8 +42,8 @@ func (s *socket) look(fd uintptr) bool {
 
 // socketPieces returns nil if src is not a socket, and nothing but that: its reader must be the socket's own.
 func socketPieces(src io.Reader) pieces {
-	tcp, ok := src.(*net.TCPConn)
-	if !ok {
+	tcp := tcpConn(src)
+	if tcp == nil {
 		return nil
 	}
 	raw, err := tcp.SyscallConn()

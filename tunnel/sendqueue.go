@@ -20,11 +20,11 @@ const slowQueue = 16 << 10
 // readSendQueue asks the connection, where the system can tell.
 func readSendQueue(nc net.Conn) (sendQueue, bool) {
 	nc = underneath(nc)
-	switch c := nc.(type) {
-	case *net.TCPConn:
-		return tcpSendQueue(c)
-	case interface{ sendQueue() sendQueue }: // a test's
+	if c, ok := nc.(interface{ sendQueue() sendQueue }); ok { // a test's
 		return c.sendQueue(), true
+	}
+	if c := tcpConn(nc); c != nil {
+		return tcpSendQueue(c)
 	}
 	return sendQueue{}, false
 }

@@ -38,8 +38,8 @@ type transfer struct {
 
 // newSocket returns nil if nc is no TCP connection, or is under something else.
 func newSocket(nc net.Conn) *socket {
-	tcp, ok := nc.(*net.TCPConn)
-	if !ok {
+	tcp := tcpConn(nc)
+	if tcp == nil {
 		return nil
 	}
 	raw, err := tcp.SyscallConn()

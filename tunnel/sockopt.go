@@ -9,9 +9,8 @@ import (
 // frames leave at once, a ping waits behind little, and a peer that vanished
 // while bytes were on their way is noticed.
 func tuneSocket(nc net.Conn) {
-	nc = underneath(nc)
-	conn, ok := nc.(*net.TCPConn)
-	if !ok {
+	conn := tcpConn(underneath(nc))
+	if conn == nil {
 		return
 	}
 	conn.SetNoDelay(true)
@@ -31,10 +30,22 @@ func underneath(nc net.Conn) net.Conn {
 	}
 }
 
+// tcpConn is the socket whose bytes are those of nc, with nothing between; nil
+// if there is none. It may not be closed but through nc.
+func tcpConn(nc net.Conn) *net.TCPConn {
+	switch c := nc.(type) {
+	case *net.TCPConn:
+		return c
+	case interface{ TCPConn() *net.TCPConn }:
+		return c.TCPConn()
+	}
+	return nil
+}
+
 // loosenSocket lets the TCP connection under nc, which tuneSocket has prepared,
 // wait for a peer that does not read: that alone is no reason to end a Conn.
 func loosenSocket(nc net.Conn) {
-	if conn, ok := underneath(nc).(*net.TCPConn); ok {
+	if conn := tcpConn(underneath(nc)); conn != nil {
 		platformLoosen(conn)
 	}
 }

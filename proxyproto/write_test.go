@@ -1,11 +1,11 @@
-package agent
+package proxyproto
 
 import (
 	"net/netip"
 	"testing"
 )
 
-func TestProxyHeader(t *testing.T) {
+func TestHeader(t *testing.T) {
 	v4, v6 := netip.MustParseAddrPort("192.0.2.1:4000"), netip.MustParseAddrPort("[2001:db8::1]:4001")
 	s4, s6 := netip.MustParseAddrPort("127.0.0.1:5432"), netip.MustParseAddrPort("[::1]:5433")
 	const sig = "\r\n\r\n\x00\r\nQUIT\n"
@@ -27,7 +27,7 @@ func TestProxyHeader(t *testing.T) {
 		{"v2, IPv6 to IPv4", "v2", v6, s4, sig + "\x21\x21\x00\x24" + "\x20\x01\x0d\xb8\x00\x00" + ones[:9] + "\x01" + ones + "\xff\xff\x7f\x00\x00\x01" + "\x0f\xa1\x15\x38"},
 		{"v2, unknown", "v2", netip.AddrPort{}, s4, sig + "\x20\x00\x00\x00"},
 	} {
-		if got := string(proxyHeader(tt.version, tt.client, tt.service)); got != tt.want {
+		if got := string(Header(tt.version, tt.client, tt.service)); got != tt.want {
 			t.Errorf("%s: %q, want %q", tt.name, got, tt.want)
 		}
 	}

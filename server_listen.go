@@ -23,8 +23,8 @@ const (
 	resolveTimeout = 900 * time.Millisecond
 )
 
-// listen opens a TCP port. flag is what the error blames.
-func listen(flag string, addr bindAddr) (net.Listener, error) {
+// openTCP opens a TCP port. flag is what the error blames.
+func openTCP(flag string, addr bindAddr) (net.Listener, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), resolveTimeout)
 	defer cancel()
 	lc := net.ListenConfig{KeepAliveConfig: net.KeepAliveConfig{

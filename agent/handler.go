@@ -80,6 +80,7 @@ func (x *exchange) roundTrip() (*http.Response, error) {
 	if err != nil {
 		return nil, err
 	}
+	pristine := *out // the sender of an attempt fills in the trailers
 	x.body.Attach(out)
 	for {
 		rt, err := x.l.upstream.choose(out)
@@ -95,7 +96,8 @@ func (x *exchange) roundTrip() (*http.Response, error) {
 			return nil, err
 		}
 		// Another request, since whoever sends that one may not have noticed.
-		out = out.WithContext(out.Context())
+		again := pristine
+		out = &again
 		if !x.body.Attach(out) {
 			return res, err
 		}

@@ -98,6 +98,7 @@ type server struct {
 	peers     *peer.Peers
 	upgrades  *upgrades
 	limits    *limit.Requests
+	public    *proxy.Public
 	gate      *gate // clients' requests in flight
 	hops      *gate // other nodes' requests in flight
 	proxy     *port
@@ -168,11 +169,10 @@ func newServer(cfg serverConfig, log *slog.Logger) (*server, error) {
 	if s.limits, err = limit.NewRequests(cfg.Proxy.Limits.limits(), nil, registry); err != nil {
 		return nil, err
 	}
-	public, err := proxy.NewPublic(s.proxyOptions(log, registry))
-	if err != nil {
+	if s.public, err = proxy.NewPublic(s.proxyOptions(log, registry)); err != nil {
 		return nil, err
 	}
-	s.gate = &gate{next: untilReady(s.ready, public), upgrades: s.upgrades}
+	s.gate = &gate{next: untilReady(s.ready, s.public), upgrades: s.upgrades}
 	if err := s.open(log, status); err != nil {
 		return nil, err
 	}
@@ -200,6 +200,7 @@ func (s *server) proxyOptions(log *slog.Logger, registry prometheus.Registerer) 
 		NodeID:       s.id,
 		Internal:     s.peers,
 		Limits:       s.limits,
+		Auth:         s.guards.proxy,
 		Timeout:      zeroIsOff(cfg.Timeout),
 		ReadTimeout:  zeroIsOff(cfg.HTTP.ReadTimeout),
 		WriteTimeout: zeroIsOff(cfg.HTTP.WriteTimeout),
@@ -210,9 +211,7 @@ func (s *server) proxyOptions(log *slog.Logger, registry prometheus.Registerer) 
 	if s.cfg.AccessOut != nil && !cfg.AccessLog.Disable {
 		opt.AccessLog = accesslog.New(s.cfg.AccessOut, cfg.AccessLog.accessLog(), s.cfg.Log.accessOptions(log, "proxy.access"))
 	}
-	for _, d := range cfg.Domain {
-		opt.Domains = append(opt.Domains, string(d))
-	}
+	opt.Domains, opt.Tenants = cfg.routing()
 	for _, p := range cfg.TrustedProxies {
 		opt.TrustedProxies = append(opt.TrustedProxies, p.Prefix)
 	}

@@ -74,6 +74,9 @@ type Record struct {
 	Proto, Method, Host string
 	Path                string // without the query, which may hold secrets
 	Endpoint            string
+	Tenant              string // whose the endpoint is, where tenants have their own
+	Subject             string // whom the client's token is for, as it says itself
+	TokenID             string // which token that was: of its hash, and never the token
 	Client              string // address of the client
 	Node                string // id of the node that had the tunnel
 	Upstream            string // which tunnel, or the service's address

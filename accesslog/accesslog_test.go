@@ -32,6 +32,7 @@ func TestLines(t *testing.T) {
 		ResponseHeaders: HeaderFilter{Allow: []string{"content-type", "x-none"}},
 	}
 	full := typical()
+	full.Tenant, full.Subject, full.TokenID = "acme", "ci", "0123456789abcdef"
 	full.Hop, full.Retries, full.Err, full.Status = true, 2, "upstream unreachable: session closed", 502
 	tests := []struct {
 		name string
@@ -50,7 +51,7 @@ func TestLines(t *testing.T) {
 			`"request":{"proto":"HTTP/1.1","method":"GET","host":"my-endpoint.example.com","path":"/api/v1/items/4711",` +
 			`"request_headers":{"User-Agent":["Mozilla/5.0 (X11; Linux x86_64; rv:128.0) Gecko/20100101 Firefox/128.0"]},` +
 			`"response_headers":{"Content-Type":["application/json"]},"status":502,"duration":"1.234567ms","bytes_in":0,"bytes_out":1234,` +
-			`"endpoint":"my-endpoint","client":"192.0.2.17:51234","node":"a1b2c3d","upstream":"10.1.2.3:40122","hop":true,` +
+			`"endpoint":"my-endpoint","tenant":"acme","subject":"ci","token_id":"0123456789abcdef","client":"192.0.2.17:51234","node":"a1b2c3d","upstream":"10.1.2.3:40122","hop":true,` +
 			`"request_id":"0f8fad5bd9cb469fa16570867728950e","retries":2,"error":"upstream unreachable: session closed"}}`},
 		{"a connection opened", Config{Level: slog.LevelDebug}, access, &Record{
 			Kind: Opened, Time: typical().Time, Subsystem: "proxy.http.access", Proto: "HTTP/1.1", Method: "GET", Host: "h", Path: "/ws", Status: 101, Endpoint: "e",
@@ -63,7 +64,7 @@ func TestLines(t *testing.T) {
 			`"duration":"1h0m0s","bytes_in":7,"bytes_out":9}}`},
 		{"text", listed, Options{Subsystem: "proxy.access", Text: true}, full, `ts=2026-02-03T04:05:06.789Z level=warn subsystem=proxy.access msg=request ` +
 			`method=GET host=my-endpoint.example.com path=/api/v1/items/4711 proto=HTTP/1.1 status=502 duration=1.234567ms bytes_in=0 bytes_out=1234 ` +
-			`endpoint=my-endpoint client=192.0.2.17:51234 node=a1b2c3d upstream=10.1.2.3:40122 hop=true request_id=0f8fad5bd9cb469fa16570867728950e ` +
+			`endpoint=my-endpoint tenant=acme subject=ci token_id=0123456789abcdef client=192.0.2.17:51234 node=a1b2c3d upstream=10.1.2.3:40122 hop=true request_id=0f8fad5bd9cb469fa16570867728950e ` +
 			`retries=2 error="upstream unreachable: session closed" request_headers.User-Agent="Mozilla/5.0 (X11; Linux x86_64; rv:128.0) Gecko/20100101 Firefox/128.0" ` +
 			`response_headers.Content-Type="application/json"`},
 		{"text without an allow list has no headers", Config{}, Options{Text: true}, &Record{
@@ -134,6 +135,7 @@ func TestHeaders(t *testing.T) {
 	h := http.Header{
 		"Accept": {"a", "b"}, "Authorization": {"CANARY"}, "cookie": {"CANARY"}, "X-PIKO-AUTHORIZATION": {"CANARY"},
 		"Set-Cookie": {"CANARY", "CANARY"}, "Proxy-Authorization": {"CANARY"}, "X-Own": {""},
+		"X_piko_authorization": {"CANARY"}, "Set_cookie": {"CANARY"}, "X-Piko-Tenant-Id": {"CANARY"}, "x_piko_tenant_id": {"CANARY"},
 	}
 	hidden := []string{redacted}
 	tests := []struct {
@@ -144,11 +146,15 @@ func TestHeaders(t *testing.T) {
 		{"secrets are redacted, whatever the case of the name", HeaderFilter{}, http.Header{
 			"Accept": {"a", "b"}, "X-Own": {""}, "Authorization": hidden, "cookie": hidden,
 			"X-PIKO-AUTHORIZATION": hidden, "Set-Cookie": {redacted, redacted}, "Proxy-Authorization": hidden,
+			"X_piko_authorization": hidden, "Set_cookie": hidden,
 		}},
 		{"an allow list is the whole list", HeaderFilter{Allow: []string{"ACCEPT", "x-none"}}, http.Header{"Accept": {"a", "b"}}},
 		{"an allow list shows what it names", HeaderFilter{Allow: []string{"authorization"}}, http.Header{"Authorization": {"CANARY"}}},
 		{"a block list", HeaderFilter{Block: []string{"accept", "COOKIE", "set-cookie", "proxy-authorization"}}, http.Header{
-			"X-Own": {""}, "Authorization": hidden, "X-PIKO-AUTHORIZATION": hidden,
+			"X-Own": {""}, "Authorization": hidden, "X-PIKO-AUTHORIZATION": hidden, "X_piko_authorization": hidden,
+		}},
+		{"nothing shows what is piko's own", HeaderFilter{Allow: []string{"x-piko-authorization", "x_piko_authorization", "x-piko-tenant-id"}}, http.Header{
+			"X-PIKO-AUTHORIZATION": hidden, "X_piko_authorization": hidden,
 		}},
 	}
 	for _, tt := range tests {
@@ -253,7 +259,7 @@ func TestLogInjection(t *testing.T) {
 		h := http.Header{s: {s}, "X-Listed": {s}}
 		r := &Record{
 			Subsystem: s, Proto: s, Method: s, Host: s, Path: s, Endpoint: s, Client: s, Node: s, Upstream: s,
-			RequestID: s, Err: s, RequestHeader: h, ResponseHeader: h,
+			Tenant: s, Subject: s, TokenID: s, RequestID: s, Err: s, RequestHeader: h, ResponseHeader: h,
 		}
 		checkLine(t, line(Config{}, Options{}, r))
 		listed := Config{RequestHeaders: HeaderFilter{Allow: []string{"x-listed"}}}

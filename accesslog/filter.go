@@ -3,13 +3,17 @@ package accesslog
 import (
 	"errors"
 	"net/textproto"
+	"strings"
 )
 
 // HeaderFilter chooses the headers to log: all of them, only those of Allow, or
 // all but those of Block. Names are compared without regard to case.
 //
-// The values of authorization, cookie, set-cookie, x-piko-authorization and
-// proxy-authorization are replaced by [redacted], unless Allow names the header.
+// The values of authorization, cookie, set-cookie and proxy-authorization are
+// replaced by [redacted], unless Allow names the header; that of
+// x-piko-authorization always is, since it is nobody's but piko's, and
+// x-piko-tenant-id, which anybody can claim, is left out: the line has the tenant.
+// A name with an underscore counts as the one with a hyphen.
 type HeaderFilter struct {
 	Allow, Block []string // at most one of them
 }
@@ -43,15 +47,20 @@ func newFilter(f HeaderFilter) filter {
 	if out.listed {
 		out.others = hide
 		for _, name := range f.Allow {
-			out.named[textproto.CanonicalMIMEHeaderKey(name)] = show
+			out.named[canonicalName(name)] = show
 		}
+		if _, ok := out.named[headerPikoAuthorization]; ok {
+			out.named[headerPikoAuthorization] = redact
+		}
+		delete(out.named, headerPikoTenant)
 		return out
 	}
-	for _, name := range []string{"Authorization", "Cookie", "Set-Cookie", "X-Piko-Authorization", "Proxy-Authorization"} {
+	for _, name := range []string{"Authorization", "Cookie", "Set-Cookie", headerPikoAuthorization, "Proxy-Authorization"} {
 		out.named[name] = redact
 	}
+	out.named[headerPikoTenant] = hide
 	for _, name := range f.Block {
-		out.named[textproto.CanonicalMIMEHeaderKey(name)] = hide
+		out.named[canonicalName(name)] = hide
 	}
 	return out
 }
@@ -60,7 +69,7 @@ func newFilter(f HeaderFilter) filter {
 // them; any other form of a name must not get around the filter.
 func (f *filter) verdict(name string) verdict {
 	if !canonical(name) {
-		name = textproto.CanonicalMIMEHeaderKey(name)
+		name = canonicalName(name)
 	}
 	if v, ok := f.named[name]; ok {
 		return v
@@ -68,13 +77,23 @@ func (f *filter) verdict(name string) verdict {
 	return f.others
 }
 
+// Headers that are for piko itself: a token, and whose it is said to be.
+const (
+	headerPikoAuthorization = "X-Piko-Authorization"
+	headerPikoTenant        = "X-Piko-Tenant-Id"
+)
+
+func canonicalName(name string) string {
+	return textproto.CanonicalMIMEHeaderKey(strings.ReplaceAll(name, "_", "-"))
+}
+
 // canonical reports whether the letters that begin a word, and no others, are
-// in upper case.
+// in upper case, and there is no underscore.
 func canonical(name string) bool {
 	first := true
 	for i := range len(name) {
 		c := name[i]
-		if first && 'a' <= c && c <= 'z' || !first && 'A' <= c && c <= 'Z' {
+		if c == '_' || first && 'a' <= c && c <= 'z' || !first && 'A' <= c && c <= 'Z' {
 			return false
 		}
 		first = c == '-'

@@ -26,6 +26,9 @@ func (e *encoder) text(l *Logger, r *Record) {
 		e.count("bytes_out", r.BytesOut)
 	}
 	e.pair("endpoint", r.Endpoint)
+	e.pair("tenant", r.Tenant)
+	e.pair("subject", r.Subject)
+	e.pair("token_id", r.TokenID)
 	e.pair("client", r.Client)
 	e.pair("node", r.Node)
 	e.pair("upstream", r.Upstream)

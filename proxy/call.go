@@ -32,8 +32,10 @@ type call struct {
 	aborter  relay.Aborter
 	senders  int // attempts whose request is not out yet
 	alarm    *alarm
-	deadline *alarm // of the whole call; nil is none
-	answered bool   // the final response has come, or nobody waits for it
+	deadline *alarm      // of the whole call; nil is none
+	life     *alarm      // of the client's token; nil is none
+	cutter   *time.Timer // cuts the client off, after life has rung; nil is none
+	answered bool        // the final response has come, or nobody waits for it
 }
 
 // begin makes the call follow the client's context. end must be called.
@@ -53,6 +55,7 @@ func (c *call) end() {
 	if c.deadline != nil {
 		c.deadline.clear()
 	}
+	c.clearLife()
 	c.mu.Unlock()
 	c.cancel(context.Canceled)
 	c.answer()
@@ -77,6 +80,9 @@ func (c *call) cancel(cause error) {
 	c.cause = cause
 	if c.done != nil {
 		close(c.done)
+	}
+	if c.life != nil && cause == errLapsed {
+		c.cutter = time.AfterFunc(lapseGrace, c.cut)
 	}
 	a := c.aborter
 	c.mu.Unlock()

@@ -9,7 +9,6 @@ import (
 
 	"piko/fault"
 	"piko/relay"
-	"piko/tunnel"
 )
 
 // maxMethod is how long a method may be. Any token is a method, but services and logs know short ones.
@@ -26,7 +25,6 @@ var (
 	errHost      = errors.New("malformed or empty host")
 	errAuthority = errors.New("host is not what :authority says")
 	errLength    = errors.New("content-length is not the body's")
-	errTwoValues = errors.New("more than one x-piko-endpoint")
 )
 
 func malformed(cause error) error { return fault.New(fault.MalformedRequest, cause) }
@@ -56,9 +54,6 @@ func checkRequest(r *http.Request) (target, upgrade string, err error) {
 		if upgrade, err = relay.UpgradeType(r.Header); err != nil {
 			return "", "", malformed(err)
 		}
-	}
-	if isReserved(r.URL.Path) {
-		return "", "", fault.New(fault.ReservedPath, nil)
 	}
 	return target, upgrade, nil
 }
@@ -169,49 +164,4 @@ func validPort(port string) bool {
 		}
 	}
 	return port[0] == ':'
-}
-
-// endpointOf returns the endpoint that a request is for, in canonical form: that of the header, or else that of the
-// host. Something wrong in the header is an error, never a reason to look at the host.
-func endpointOf(r *http.Request, domains []string) (string, error) {
-	switch values := r.Header[headerEndpoint]; len(values) {
-	case 0:
-		return hostEndpoint(r.Host, domains)
-	case 1:
-		return tunnel.ParseEndpoint(values[0])
-	}
-	return "", fault.New(fault.InvalidEndpoint, errTwoValues)
-}
-
-// hostEndpoint returns the first label of a host that has a dot and is no IP address. With domains only their direct
-// subdomains count.
-func hostEndpoint(hostport string, domains []string) (string, error) {
-	host, _ := splitHost(hostport)
-	host = strings.TrimSuffix(host, ".") // a name that says it is complete is the same name
-	label, domain, ok := strings.Cut(host, ".")
-	if !ok || isAddress(host) || len(domains) > 0 && !oneOf(domain, domains) {
-		return "", fault.New(fault.MissingEndpoint, nil)
-	}
-	return tunnel.ParseEndpoint(label)
-}
-
-// isAddress reports whether a host is an IP address. No name ends with a digit, so most need no parsing.
-func isAddress(host string) bool {
-	if host[0] == '[' {
-		return true
-	}
-	if last := host[len(host)-1]; last < '0' || last > '9' {
-		return false
-	}
-	_, err := netip.ParseAddr(host)
-	return err == nil
-}
-
-func oneOf(domain string, domains []string) bool {
-	for _, d := range domains {
-		if strings.EqualFold(domain, d) {
-			return true
-		}
-	}
-	return false
 }

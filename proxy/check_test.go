@@ -6,9 +6,6 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
-
-	"piko/fault"
-	"piko/tunnel"
 )
 
 // What a handler can see of malformed requests: 400 with the connection closed, and nothing reaches a service.
@@ -128,33 +125,4 @@ func testDomains(t *testing.T, newWorld worldMaker) {
 	if _, err := NewPublic(Options{Lookup: w.table.Lookup, Domains: []string{"."}}); err == nil {
 		t.Error("a domain without a name was accepted")
 	}
-}
-
-// Whatever host is accepted, it names one endpoint, in the grammar that all ports share.
-func FuzzHostEndpoint(f *testing.F) {
-	for _, s := range []string{"e.example.com", "E.x.:80", "[::1]:80", "1.2.3.4", "a..b", "", ".", "é.x", "a,b.c", "a.b:99999", "[::1%25eth0]"} {
-		f.Add(s)
-	}
-	f.Fuzz(func(t *testing.T, hostport string) {
-		host, good := splitHost(hostport)
-		if good && strings.ContainsAny(host, ",/@\\%# \r\n\t") {
-			t.Errorf("%q: host %q", hostport, host)
-		}
-		if !good {
-			return
-		}
-		endpoint, err := hostEndpoint(hostport, nil)
-		if err != nil {
-			if c := fault.From(err).Code; c != fault.MissingEndpoint && c != fault.InvalidEndpoint {
-				t.Errorf("%q: %v", hostport, err)
-			}
-			return
-		}
-		if again, err := tunnel.ParseEndpoint(endpoint); again != endpoint || err != nil || strings.Contains(endpoint, ".") {
-			t.Errorf("%q: endpoint %q, again %q, %v", hostport, endpoint, again, err)
-		}
-		if viaHeader, err := endpointOf(&http.Request{Header: http.Header{headerEndpoint: {strings.ToUpper(endpoint)}}}, nil); viaHeader != endpoint {
-			t.Errorf("%q: %q from the host, %q, %v from the header", hostport, endpoint, viaHeader, err)
-		}
-	})
 }

@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"piko/auth"
 	"piko/fault"
 	"piko/limit"
 	"piko/relay"
@@ -29,7 +30,8 @@ type forwarder struct {
 	metrics *metrics // nil at the owner, as is budget
 	budget  *budget
 
-	waiters atomic.Int32 // requests that wait for a candidate
+	hosts   atomic.Pointer[hosts] // nil at the owner
+	waiters atomic.Int32          // requests that wait for a candidate
 }
 
 // exchange is one request on its way. It belongs to the handler's goroutine but for what mu guards.
@@ -42,8 +44,9 @@ type exchange struct {
 	start time.Time
 
 	call      call
-	endpoint  string
-	upgrade   string // protocols to upgrade to
+	bearer    auth.Bearer // zero without Auth; of a refused request only whose the host is
+	endpoint  string      // its name in the table, with its tenant
+	upgrade   string      // protocols to upgrade to
 	url       url.URL
 	outHeader http.Header
 	body      *relay.Body
@@ -93,6 +96,9 @@ func (x *exchange) forward(target string) {
 		x.writer.end()
 		return
 	}
+	if x.call.lapsed() {
+		err = errLapsed
+	}
 	x.err = err
 	if x.targetsFault(err) {
 		x.blame(x.target)
@@ -137,6 +143,9 @@ func (x *exchange) prepare(target string) {
 	x.call.begin(x, limit)
 	x.url = url.URL{Scheme: "http", Host: x.r.Host, Opaque: target}
 	x.attempt.most = maxAttempts
+	if expiry := x.bearer.Grant.Expiry(); !expiry.IsZero() {
+		x.call.lapseAt(expiry)
+	}
 	if x.peer != nil {
 		x.prepareHop()
 	} else {
@@ -193,6 +202,8 @@ func (x *exchange) classify(err error, gone bool) *fault.Error {
 	switch {
 	case gone:
 		return nil
+	case x.call.lapsed():
+		return fault.New(fault.ExpiredToken, errLapsed)
 	case isClientError(err):
 		return fault.New(fault.MalformedRequest, err)
 	case x.call.timedOut():
@@ -217,6 +228,9 @@ func classifyBody(err error) *fault.Error {
 func (x *exchange) switchProtocols(res *http.Response) {
 	x.upgraded = true
 	x.logOpened()
-	in, out, err := relay.Upgrade(x.w, x.r, res)
+	x.call.outlive()
+	ctx, end := x.mortal()
+	defer end()
+	in, out, err := relay.Upgrade(x.w, x.r.WithContext(ctx), res)
 	x.bytesIn, x.bytesOut, x.err = in, out, err
 }

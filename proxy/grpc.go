@@ -35,7 +35,10 @@ func (x *exchange) endGRPC(err error) bool {
 		return false
 	}
 	code := fault.UpstreamUnreachable
-	if x.call.expired() {
+	switch {
+	case x.call.lapsed():
+		code = fault.ExpiredToken
+	case x.call.expired():
 		code = fault.UpstreamTimeout
 	}
 	fault.EndGRPC(x.w, fault.New(code, err))

@@ -20,6 +20,8 @@ type metrics struct {
 	bytesOut  prometheus.Histogram
 	retries   [retryKinds]prometheus.Counter
 	exhausted prometheus.Counter
+	lapsed    prometheus.Counter
+	tenants   *tenantMetrics
 	*hopMetrics
 
 	// byStatus caches children, since finding one by its labels costs more than counting: by method, then by status.
@@ -69,6 +71,9 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 			Name: "piko_proxy_response_size_bytes", Help: "Bytes of response bodies.", Buckets: sizes}),
 		exhausted: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "piko_proxy_retry_budget_exhausted_total", Help: "Requests that could have been tried again, had there not been too many of them."}),
+		lapsed: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "piko_proxy_token_expiries_total", Help: "Requests and connections that were ended because the client's token expired while they were under way."}),
+		tenants: newTenantMetrics(),
 	}
 	var hops []prometheus.Collector
 	m.hopMetrics, hops = newHopMetrics()
@@ -77,7 +82,7 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 	if reg == nil {
 		return m, nil
 	}
-	for _, c := range append(hops, m.inFlight, m.requests, m.latency, m.bytesIn, m.bytesOut, retries, m.exhausted) {
+	for _, c := range append(hops, m.inFlight, m.requests, m.latency, m.bytesIn, m.bytesOut, retries, m.exhausted, m.lapsed, m.tenants.requests) {
 		if err := reg.Register(c); err != nil {
 			return nil, fmt.Errorf("register metrics: %w", err)
 		}

@@ -2,16 +2,15 @@ package proxy
 
 import (
 	"errors"
-	"fmt"
 	"log/slog"
 	"net/http"
 	"net/netip"
-	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
 	"piko/accesslog"
+	"piko/auth"
 	"piko/limit"
 	"piko/router"
 )
@@ -24,6 +23,15 @@ const (
 
 // maxKept is how much of a request's body is kept so that it can be sent again.
 const maxKept = 64 << 10
+
+// Tenant is somebody with endpoints of their own.
+type Tenant struct {
+	// ID is in the grammar of tunnel.ParseTenant.
+	ID string
+	// Domains are the tenant's alone: hosts that are one of them, or below one, are the tenant's, and direct subdomains
+	// name the tenant's endpoints. Of domains that lie within one another the longest counts.
+	Domains []string
+}
 
 // Options are the settings of a handler. Only Lookup is required.
 type Options struct {
@@ -49,6 +57,11 @@ type Options struct {
 	// Domains restricts routing by host to direct subdomains of these, "example.com" for "my-endpoint.example.com".
 	// None means that the first label of any host is an endpoint.
 	Domains []string
+	// Auth says who a client is and what it may ask for. nil lets everybody have everything.
+	Auth *auth.Guard
+	// Tenants have namespaces of their own: the endpoint e of tenant t is looked up as tunnel.JoinName(t, e). Whose a
+	// request is Auth says, which has to know the same tenants.
+	Tenants []Tenant
 	// TrustedProxies are the clients whose X-Forwarded-* and Forwarded headers are believed, and appended to. Those of
 	// others are replaced.
 	TrustedProxies []netip.Prefix
@@ -83,14 +96,6 @@ func (o *Options) setDefaults() error {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
-	domains := make([]string, len(o.Domains))
-	for i, d := range o.Domains {
-		domains[i] = strings.ToLower(strings.Trim(d, "."))
-		if domains[i] == "" {
-			return fmt.Errorf("proxy: bad domain %q", d)
-		}
-	}
-	o.Domains = domains
 	return nil
 }
 
@@ -113,5 +118,11 @@ func NewPublic(opt Options) (*Public, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Public{forwarder{opt: opt, metrics: m, budget: newBudget(time.Now())}}, nil
+	p := &Public{forwarder{opt: opt, metrics: m, budget: newBudget(time.Now())}}
+	commit, err := p.PrepareTenants(opt.Domains, opt.Tenants)
+	if err != nil {
+		return nil, err
+	}
+	commit()
+	return p, nil
 }

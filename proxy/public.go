@@ -1,11 +1,13 @@
 package proxy
 
 import (
+	"errors"
 	"fmt"
 	"net/http"
 	"time"
 
 	"piko/accesslog"
+	"piko/tunnel"
 )
 
 // pathPeer is where other nodes come in: what they may ask for, and who they are, Internal finds out.
@@ -26,24 +28,25 @@ func (p *Public) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if r.ProtoMajor == 1 && (r.ProtoMinor == 0 || p.opt.Draining != nil && p.opt.Draining()) {
 		w.Header()["Connection"] = []string{"close"}
 	}
-	if name, ok := isTCP(r); ok {
-		x.serveTCP(name)
-		return
-	}
 	target, upgrade, err := checkRequest(r)
 	if err != nil {
 		x.fail(err)
 		return
 	}
-	x.upgrade = upgrade
-	if x.endpoint, err = endpointOf(r, p.opt.Domains); err != nil {
+	tcp, isTCP := tcpEndpoint(r)
+	if err := x.enter(tcp, isTCP); err != nil {
 		x.fail(err)
+		return
+	}
+	if isTCP {
+		x.serveTCP()
 		return
 	}
 	if err := x.admit(); err != nil {
 		x.fail(err)
 		return
 	}
+	x.upgrade = upgrade
 	x.forward(target)
 }
 
@@ -59,6 +62,10 @@ func (x *exchange) end() {
 	f.metrics.inFlight.Dec()
 	d := time.Since(x.start)
 	f.metrics.observe(x.r.Method, x.status, d, x.body.Bytes(), x.bytesOut, x.upgraded)
+	f.metrics.tenants.observe(x.bearer.Tenant, x.status)
+	if errors.Is(x.err, errLapsed) {
+		f.metrics.lapsed.Inc()
+	}
 	if x.err != nil {
 		f.opt.Logger.Debug("request failed", "endpoint", x.endpoint, "client", x.r.RemoteAddr, "status", x.status, "err", x.err)
 	}
@@ -85,9 +92,11 @@ func (x *exchange) logOpened() {
 // record is what the access log says.
 func (x *exchange) record(kind accesslog.Kind, d time.Duration) accesslog.Record {
 	r := x.r
+	_, endpoint := tunnel.SplitName(x.endpoint)
 	rec := accesslog.Record{
 		Kind: kind, Proto: r.Proto, Method: r.Method, Host: r.Host, Path: r.URL.Path,
-		Endpoint: x.endpoint, Client: r.RemoteAddr, Node: x.f.opt.NodeID,
+		Endpoint: endpoint, Tenant: x.bearer.Tenant, Subject: x.bearer.Grant.Subject(), TokenID: x.bearer.Grant.ID(),
+		Client: r.RemoteAddr, Node: x.f.opt.NodeID,
 		Status: x.status, BytesIn: x.bytesIn, BytesOut: x.bytesOut, Duration: d, Retries: x.retries,
 		RequestID: x.outHeader.Get(headerRequestID), RequestHeader: r.Header, ResponseHeader: x.header,
 	}

@@ -19,22 +19,17 @@ import (
 // found out sooner.
 const openTime = 10 * time.Second
 
-// isTCP reports whether a client asks for a connection that is carried byte for byte, and to which endpoint.
-func isTCP(r *http.Request) (endpoint string, ok bool) {
+// tcpEndpoint reports whether a client asks for a connection that is carried byte for byte, and to which endpoint.
+func tcpEndpoint(r *http.Request) (endpoint string, ok bool) {
 	return strings.CutPrefix(r.URL.Path, tunnel.TCPPath)
 }
 
 // serveTCP connects the client with a stream of an upstream's own. What went wrong before that it reads as JSON; what
 // goes wrong later resets its connection. Nothing of the request is passed on but the client's address.
-func (x *exchange) serveTCP(name string) {
+func (x *exchange) serveTCP() {
 	if err := tunnel.CheckHandshake(x.r); err != nil {
 		x.err = err
 		x.status = tunnel.RefuseHandshake(x.w, x.r, err)
-		return
-	}
-	var err error
-	if x.endpoint, err = tunnel.ParseEndpoint(name); err != nil {
-		x.fail(err)
 		return
 	}
 	if err := x.admit(); err != nil {
@@ -59,7 +54,9 @@ func (x *exchange) serveTCP(name string) {
 	}
 	x.status, x.upgraded = http.StatusSwitchingProtocols, true
 	x.logOpened()
-	x.bytesIn, x.bytesOut, x.err = relay.Splice(x.r.Context(), client, service)
+	ctx, end := x.mortal()
+	defer end()
+	x.bytesIn, x.bytesOut, x.err = relay.Splice(ctx, client, service)
 	e, ok := errors.AsType[*relay.SpliceError](x.err)
 	x.judgeStream(ok && e.Conn == service)
 }

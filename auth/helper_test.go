@@ -7,11 +7,13 @@ import (
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/rsa"
+	"crypto/sha256"
 	"crypto/x509"
 	"encoding/base64"
 	"encoding/json"
 	"encoding/pem"
 	"maps"
+	"math/big"
 	"strings"
 	"sync"
 	"testing"
@@ -82,3 +84,31 @@ func toJSON(v any) string { return string(must(json.Marshal(v))) }
 
 // inHour is an exp that is good.
 func inHour() int64 { return time.Now().Add(time.Hour).Unix() }
+
+func sha256Of(s string) []byte {
+	sum := sha256.Sum256([]byte(s))
+	return sum[:]
+}
+
+// num is a number as key sets have it.
+func num(n *big.Int, size int) string {
+	return base64.RawURLEncoding.EncodeToString(n.FillBytes(make([]byte, size)))
+}
+
+func rsaJWK(kid string, k *rsa.PrivateKey) object {
+	return object{"kty": "RSA", "kid": kid, "n": num(k.N, (k.N.BitLen()+7)/8), "e": "AQAB"}
+}
+
+func ecJWK(kid string, k *ecdsa.PrivateKey) object {
+	size := (k.Params().BitSize + 7) / 8
+	point := must(k.PublicKey.Bytes())
+	return object{"kty": "EC", "kid": kid, "crv": k.Params().Name,
+		"x": base64.RawURLEncoding.EncodeToString(point[1 : 1+size]), "y": base64.RawURLEncoding.EncodeToString(point[1+size:])}
+}
+
+func edJWK(kid string, k ed25519.PrivateKey) object {
+	return object{"kty": "OKP", "kid": kid, "crv": "Ed25519", "x": base64.RawURLEncoding.EncodeToString(k.Public().(ed25519.PublicKey))}
+}
+
+// jwks is a key set.
+func jwks(keys ...object) string { return toJSON(object{"keys": append([]object{}, keys...)}) }

@@ -28,7 +28,7 @@ const (
 
 	refreshWait = 5 * time.Second // for how long a token waits for a fetch
 	maxWaiting  = 256             // tokens that do so
-	maxMissing  = 1024            // names of keys that are known not to exist
+	maxAsked    = 1024            // names of keys that were asked for and not there
 )
 
 // source is a key set that comes from elsewhere. Its run fetches it, again and
@@ -49,12 +49,13 @@ type source struct {
 	// Guarded by mu.
 	mu      sync.Mutex
 	last    *loaded
-	tried   time.Time       // when the last fetch ended
-	err     error           // of that fetch
-	retry   time.Duration   // until the next, after a failure
-	pending *fetch          // that somebody waits for
-	waiting int             // how many do
-	missing map[string]bool // names that the set of the last good fetch has not
+	began   time.Time            // when the last fetch that has ended began
+	tried   time.Time            // when it ended
+	err     error                // of that fetch
+	retry   time.Duration        // until the next, after a failure
+	pending *fetch               // that somebody waits for
+	waiting int                  // how many do
+	asked   map[string]time.Time // when a key that was not there was asked for first
 }
 
 // loaded is what a fetch brought.
@@ -70,7 +71,7 @@ type loaded struct {
 type fetch struct{ done chan struct{} }
 
 func newSource(cfg Config, u *url.URL, log *slog.Logger) (*source, error) {
-	s := &source{cfg: cfg.JWKS, where: u.Redacted(), gap: refreshGap, log: log, wake: make(chan struct{}, 1), missing: map[string]bool{}}
+	s := &source{cfg: cfg.JWKS, where: u.Redacted(), gap: refreshGap, log: log, wake: make(chan struct{}, 1), asked: map[string]time.Time{}}
 	if u.Scheme != "file" {
 		s.load = newFetcher(cfg.JWKS, u).load
 		if u.Scheme == "http" && !isLoopback(u.Hostname()) {
@@ -91,11 +92,12 @@ func newSource(cfg Config, u *url.URL, log *slog.Logger) (*source, error) {
 func (s *source) adopt(old *source) {
 	old.mu.Lock()
 	defer old.mu.Unlock()
+	s.load = old.load
 	s.failures.Store(old.failures.Load())
 	if old.last == nil || s.last != nil {
 		return
 	}
-	s.last, s.tried, s.err = old.last, old.tried, old.err
+	s.last, s.began, s.tried, s.err = old.last, old.began, old.tried, old.err
 	s.success.Store(old.success.Load())
 	s.set.Store(newKeySet(s.last.keys, true))
 }
@@ -134,7 +136,7 @@ func (s *source) untilNext() time.Duration {
 // is revoked. After a failure the old one stays.
 func (s *source) fetch(ctx context.Context) error {
 	s.mu.Lock()
-	was := s.last
+	was, began := s.last, time.Now()
 	if s.pending == nil {
 		s.pending = &fetch{make(chan struct{})}
 	}
@@ -147,10 +149,9 @@ func (s *source) fetch(ctx context.Context) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	before := s.err
-	s.tried, s.err = time.Now(), err
+	s.began, s.tried, s.err = began, time.Now(), err
 	close(s.pending.done)
 	s.pending = nil
-	clear(s.missing)
 	if err != nil {
 		s.failures.Add(1)
 		s.retry = min(max(s.retry*2, firstRetry), lastRetry)
@@ -208,12 +209,24 @@ func (s *source) keysFor(done <-chan struct{}, h header) (*keySet, error) {
 func (s *source) ask(kid string) (*fetch, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	wait := s.gap - time.Since(s.tried)
+	now := time.Now()
+	wait := s.gap - now.Sub(s.tried)
 	switch {
 	case s.last == nil:
 		return nil, because(fault.AuthUnavailable, reasonNoKeySet)
-	case s.err == nil && wait > 0 && s.missing[kid]:
+	case wait > 0 && s.isMissing(kid):
 		return nil, refuse(reasonUnknownKey)
+	}
+	if _, ok := s.asked[kid]; !ok {
+		if len(s.asked) >= maxAsked {
+			for name := range s.asked {
+				delete(s.asked, name)
+				break
+			}
+		}
+		s.asked[kid] = now
+	}
+	switch {
 	case s.waiting >= maxWaiting:
 		return nil, because(fault.AuthUnavailable, reasonUnknownKey)
 	case s.pending == nil && wait > 0:
@@ -231,20 +244,23 @@ func (s *source) ask(kid string) (*fetch, error) {
 	return s.pending, nil
 }
 
+// isMissing reports whether the set was fetched since the key was asked for
+// first, and has it not. mu is held.
+func (s *source) isMissing(kid string) bool {
+	first, ok := s.asked[kid]
+	return ok && s.err == nil && !s.began.Before(first)
+}
+
 // after is the set after a fetch that was asked for because of kid.
 func (s *source) after(kid string) (*keySet, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.waiting--
-	ks := s.set.Load()
-	switch {
-	case ks.hasKid(kid):
+	if ks := s.set.Load(); ks.hasKid(kid) {
 		return ks, nil
-	case s.err != nil || s.pending != nil:
-		return nil, because(fault.AuthUnavailable, reasonUnknownKey)
 	}
-	if len(s.missing) < maxMissing {
-		s.missing[kid] = true
+	if s.isMissing(kid) {
+		return nil, refuse(reasonUnknownKey)
 	}
-	return nil, refuse(reasonUnknownKey)
+	return nil, because(fault.AuthUnavailable, reasonUnknownKey)
 }

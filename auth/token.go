@@ -37,6 +37,9 @@ func parseHeader(token string) (header, error) {
 	if strings.Count(token, ".") != 2 {
 		return header{}, refuse(reasonMalformed)
 	}
+	if strings.ContainsAny(token, "\r\n") { // which the decoder of base64 skips
+		return header{}, refuse(reasonMalformed)
+	}
 	first, _, _ := strings.Cut(token, ".")
 	text, err := base64.RawURLEncoding.Strict().DecodeString(first)
 	if err != nil {

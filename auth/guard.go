@@ -299,15 +299,14 @@ func (r *rules) choose(h http.Header, domainTenant string) (v *Verifier, tenant 
 	if len(values) == 1 {
 		named = strings.ToLower(values[0])
 	}
-	unknown := because(fault.UnknownTenant, reasonTenant)
 	if len(r.tenants) == 0 {
 		if named != "" || domainTenant != "" {
-			return nil, "", unknown
+			return nil, "", because(fault.UnknownTenant, reasonTenant)
 		}
 		return r.all, "", nil
 	}
 	if named != "" && domainTenant != "" && named != domainTenant {
-		return nil, "", unknown
+		return nil, "", because(fault.UnknownTenant, reasonTenant)
 	}
 	tenant = domainTenant
 	if tenant == "" {
@@ -316,7 +315,7 @@ func (r *rules) choose(h http.Header, domainTenant string) (v *Verifier, tenant 
 	v, ok := r.tenants[tenant]
 	if !ok || v == nil && domainTenant == "" {
 		// A header is anybody's to send: it needs a token to be believed.
-		return nil, "", unknown
+		return nil, "", because(fault.UnknownTenant, reasonTenant)
 	}
 	return v, tenant, nil
 }

@@ -300,7 +300,7 @@ func TestSourcesAreBounded(t *testing.T) {
 	if n := len(l.sources); n > maxSources {
 		t.Errorf("%d sources are kept", n)
 	}
-	if !l.isOver(heavy) {
+	if _, ok := l.sources[sourceOf(heavy)]; !ok {
 		t.Error("the source that failed most was forgotten for those that failed once")
 	}
 }

@@ -141,6 +141,7 @@ func BenchmarkCheck(b *testing.B) {
 	g := newGuard(b, Options{Port: "proxy", Default: everyKey()})
 	r := request("Authorization", "Bearer "+sign(b, "RS256", k.rsa, object{"exp": inHour(), "piko": object{"endpoints": []string{"my-endpoint"}}}, nil))
 	b.ReportAllocs()
+	b.ResetTimer()
 	b.RunParallel(func(pb *testing.PB) {
 		for pb.Next() {
 			bearer, err := g.Check(r, client, "")

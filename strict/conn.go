@@ -34,8 +34,8 @@ type Conn struct {
 	raw  bool   // nothing is judged any more
 }
 
-// refusal ends the line, and the head, that was refused.
-const refusal = "\r\n\r\n"
+// refusal ends the line, and the head, that was refused. The first CR is one that must not be in any line.
+const refusal = "\r\r\n\r\n"
 
 // NewConn returns a *Conn around nc; if nc has a method ConnectionState, as a *tls.Conn, so has what is returned, and
 // net/http tells handlers. The server's ConnState hook has to call Hijacked when a connection is taken over.

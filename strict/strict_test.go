@@ -2,6 +2,7 @@ package strict
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
 	"io"
 	"log"
@@ -54,6 +55,9 @@ func hijackHook(nc net.Conn, state http.ConnState) {
 
 func (s *server) serve(w http.ResponseWriter, r *http.Request) {
 	body, err := io.ReadAll(r.Body)
+	if errors.Is(err, io.ErrUnexpectedEOF) {
+		panic(http.ErrAbortHandler) // it must be malformed, not cut off
+	}
 	if err != nil {
 		http.Error(w, err.Error(), http.StatusBadRequest)
 		return

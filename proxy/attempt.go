@@ -90,12 +90,17 @@ func (x *exchange) pick() router.Target {
 	return route.Pick(time.Now(), rand.Uint64(), &x.tried)
 }
 
-// request makes the request for one attempt: the last attempt's sender may still look at its own.
+// request makes the request for one attempt: the last attempt's sender may still look at its own, and write to the
+// client's request, for it may read the trailers.
 func (x *exchange) request(target router.Target) (out *http.Request, ok bool) {
-	out = x.r.WithContext(&x.call)
-	out.URL, out.Header, out.Close = &x.url, x.headerFor(target), false
+	out, x.fresh = x.fresh, nil
+	if out == nil {
+		out = new(http.Request)
+		*out = x.template
+	}
+	out.Header = x.headerFor(target)
 	ok = x.body.Attach(out)
-	if len(x.r.Trailer) > 0 && out.ContentLength > 0 {
+	if len(out.Trailer) > 0 && out.ContentLength > 0 {
 		out.ContentLength = -1 // HTTP/2 has both length and trailers, HTTP/1.1 one of them
 	}
 	return out, ok

@@ -48,6 +48,8 @@ type exchange struct {
 	endpoint  string      // its name in the table, with its tenant
 	upgrade   string      // protocols to upgrade to
 	url       url.URL
+	template  http.Request  // of the attempts' requests, but for header and body
+	fresh     *http.Request // a copy of it for the first attempt; nil when it was taken
 	outHeader http.Header
 	body      *relay.Body
 	tried     router.Tried
@@ -155,6 +157,9 @@ func (x *exchange) prepare(target string) {
 		delete(x.outHeader, "Upgrade")
 		delete(x.outHeader, "Connection")
 	}
+	x.fresh = x.r.WithContext(&x.call)
+	x.fresh.URL, x.fresh.Close = &x.url, false
+	x.template = *x.fresh
 	x.body = relay.TakeBody(x.w, x.r, relay.BodyOptions{Keep: maxKept, Progress: x.readProgress()})
 	if d, ok := x.grpcTimeout(); ok {
 		x.call.expireAfter(d, grpcGrace)

@@ -3,6 +3,7 @@ package relay
 import (
 	"errors"
 	"io"
+	"maps"
 	"net/http"
 	"sync"
 	"time"
@@ -38,9 +39,10 @@ type BodyOptions struct {
 // must never be taken for the client's next request.
 type Body struct {
 	// Static after construction.
-	w   http.ResponseWriter
-	req *http.Request
-	opt BodyOptions
+	w         http.ResponseWriter
+	req       *http.Request
+	opt       BodyOptions
+	announced http.Header // names of trailers; req.Trailer is written by whoever reads the body's end
 
 	unannounced bool // the response says nothing of its being the last; owned by the handler
 
@@ -70,7 +72,7 @@ func TakeBody(w http.ResponseWriter, r *http.Request, opt BodyOptions) *Body {
 	// Without it net/http reads the rest of the body itself when the response begins: of 30,005 answers to POSTs of
 	// 64 KiB through a proxy 93 were truncated. HTTP/2 needs no such thing and says so.
 	_ = http.NewResponseController(w).EnableFullDuplex()
-	return &Body{w: w, req: r, opt: opt}
+	return &Body{w: w, req: r, opt: opt, announced: maps.Clone(r.Trailer)}
 }
 
 // Attach gives out the body from its first byte on: it sets out's Body and ContentLength and, at the end of the body,
@@ -87,7 +89,7 @@ func (b *Body) Attach(out *http.Request) bool {
 		return false
 	}
 	b.current = &bodyReader{b: b, out: out}
-	out.Body, out.ContentLength, out.Trailer = b.current, b.req.ContentLength, b.req.Trailer
+	out.Body, out.ContentLength, out.Trailer = b.current, b.req.ContentLength, b.announced
 	return true
 }
 

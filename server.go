@@ -164,6 +164,8 @@ func newServer(cfg serverConfig, log *slog.Logger) (*server, error) {
 		Nodes:     s.nodes,
 		Gatherer:  registry,
 		TLS:       s.adminDialTLS(),
+		Auth:      s.guards.adminAuth(),
+		PassToken: len(secrets) > 0 || s.adminTLS != nil && !cfg.Admin.TLS.Client.InsecureSkipVerify,
 		Logger:    subsystem(log, "admin"),
 	}
 	if s.limits, err = limit.NewRequests(cfg.Proxy.Limits.limits(), nil, registry); err != nil {

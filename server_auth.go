@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/http"
 	"net/netip"
 	"reflect"
 	"slices"
@@ -109,6 +110,18 @@ func newGuards(cfg *serverConfig, log *slog.Logger, registry prometheus.Register
 		errs = append(errs, err)
 	}
 	return g, errors.Join(errs...)
+}
+
+// adminAuth is the admin port's gate as that port wants it; nil for none.
+func (g *guards) adminAuth() func(*http.Request) (header string, err error) {
+	if g.admin == nil {
+		return nil
+	}
+	return func(r *http.Request) (string, error) {
+		client, _ := netip.ParseAddrPort(r.RemoteAddr)
+		b, err := g.admin.Check(r, client.Addr(), "")
+		return b.Header, err
+	}
 }
 
 // run keeps key sets fresh until ctx ends.

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -24,7 +25,9 @@ type statusCmd struct {
 
 // statusServer says which node to ask.
 type statusServer struct {
-	URL serverURL `name:"url" default:"http://localhost:8002" help:"URL of the node's admin port."`
+	URL       serverURL `name:"url" default:"http://localhost:8002" help:"URL of the node's admin port."`
+	Token     string    `placeholder:"JWT" help:"Token, if the port asks for one. Prefer the file or the environment variable: other users of the machine see command lines."`
+	TokenFile string    `placeholder:"FILE" help:"File with the token and nothing else."`
 }
 
 // Help is the long help.
@@ -33,12 +36,23 @@ func (statusCmd) Help() string {
 Examples:
   piko server status cluster nodes
   piko server status cluster node local --server.url http://node-1:8002
-  piko server status upstream endpoints --forward node-2 -o table`
+  piko server status upstream endpoints --forward node-2 -o table
+  piko server status cluster nodes --server.token-file /etc/piko/operator.jwt`
 }
 
 // client asks the node, or through it another.
-func (c *statusCmd) client() *admin.Client {
-	return &admin.Client{URL: string(c.Server.URL), Forward: string(c.Forward)}
+func (c *statusCmd) client() (*admin.Client, error) {
+	token := c.Server.Token
+	switch {
+	case token != "" && c.Server.TokenFile != "":
+		return nil, &usageError{err: errors.New("--server.token-file: give it or --server.token, not both")}
+	case c.Server.TokenFile != "":
+		var err error
+		if token, err = readToken(c.Server.TokenFile); err != nil {
+			return nil, &usageError{err: fmt.Errorf("--server.token-file: %w", err)}
+		}
+	}
+	return &admin.Client{URL: string(c.Server.URL), Forward: string(c.Forward), Token: token}, nil
 }
 
 // failed says whom the question was for.
@@ -68,7 +82,11 @@ Examples:
 
 // Run asks and prints.
 func (statusEndpointsCmd) Run(p *process, status *statusCmd) error {
-	endpoints, err := status.client().Endpoints(p.ctx)
+	client, err := status.client()
+	if err != nil {
+		return err
+	}
+	endpoints, err := client.Endpoints(p.ctx)
 	if err != nil {
 		return status.failed(err)
 	}

@@ -41,7 +41,11 @@ type nodesOutput struct {
 
 // Run asks and prints.
 func (c statusNodesCmd) Run(p *process, status *statusCmd) error {
-	nodes, err := status.client().Nodes(p.ctx)
+	client, err := status.client()
+	if err != nil {
+		return err
+	}
+	nodes, err := client.Nodes(p.ctx)
 	if err != nil {
 		return status.failed(err)
 	}
@@ -70,7 +74,11 @@ Examples:
 
 // Run asks and prints.
 func (c statusNodeCmd) Run(p *process, status *statusCmd) error {
-	n, err := status.client().Node(p.ctx, string(c.Node))
+	client, err := status.client()
+	if err != nil {
+		return err
+	}
+	n, err := client.Node(p.ctx, string(c.Node))
 	if err != nil {
 		return status.failed(err)
 	}

@@ -36,7 +36,11 @@ type gossipNodesOutput struct {
 
 // Run asks and prints.
 func (statusGossipNodesCmd) Run(p *process, status *statusCmd) error {
-	nodes, err := status.client().GossipNodes(p.ctx)
+	client, err := status.client()
+	if err != nil {
+		return err
+	}
+	nodes, err := client.GossipNodes(p.ctx)
 	if err != nil {
 		return status.failed(err)
 	}
@@ -81,7 +85,11 @@ type gossipNodeOutput struct {
 
 // Run asks and prints.
 func (c statusGossipNodeCmd) Run(p *process, status *statusCmd) error {
-	n, err := status.client().GossipNode(p.ctx, string(c.Node))
+	client, err := status.client()
+	if err != nil {
+		return err
+	}
+	n, err := client.GossipNode(p.ctx, string(c.Node))
 	if err != nil {
 		return status.failed(err)
 	}

@@ -46,6 +46,13 @@ type Server struct {
 	// each connection; nil means that they speak no TLS. What it returns may be
 	// nil, for the system's authorities.
 	TLS func() *tls.Config
+	// Auth, if not nil, decides who may ask for anything but /health and /ready,
+	// and says which header held the token. Its errors are for fault.Write. nil
+	// lets everybody read, and this machine alone do the rest.
+	Auth func(*http.Request) (header string, err error)
+	// PassToken lets a token go with a request to another node: whoever
+	// announces an address in the cluster must be known to be a member.
+	PassToken bool
 	// Gatherer has the metrics; nil serves none.
 	Gatherer prometheus.Gatherer
 	// Logger gets what goes wrong here; nil discards.
@@ -77,9 +84,9 @@ func (s *Server) Handler() http.Handler {
 	if s.Gatherer != nil {
 		mux.Handle("/metrics", methods(metricsHandler(s.Gatherer, s.log()), http.MethodGet, http.MethodHead))
 	}
-	addPprof(mux)
+	s.addPprof(mux)
 	mux.HandleFunc("/", notFound)
-	return newForwarder(s, mux)
+	return newGate(s, newForwarder(s, mux))
 }
 
 func (s *Server) log() *slog.Logger {

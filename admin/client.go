@@ -40,6 +40,8 @@ type Client struct {
 	// Forward is the id of the node of the cluster that shall answer in place
 	// of the one at URL, which passes the request on; "" is none.
 	Forward string
+	// Token is for a port that asks for one; "" is none.
+	Token string
 	// HTTPClient makes the requests; nil is a client with a time-out of 16 s.
 	HTTPClient *http.Client
 }
@@ -120,6 +122,9 @@ func (c *Client) get(ctx context.Context, path string, v any) error {
 		return err
 	}
 	req.Header.Set("Accept", "application/json")
+	if c.Token != "" {
+		req.Header.Set("Authorization", "Bearer "+c.Token)
+	}
 	res, err := c.client().Do(req)
 	if err != nil {
 		return unreachable(target, err)
@@ -183,7 +188,7 @@ func (c *Client) refused(target *url.URL, r *fault.Refused) error {
 	case c.Forward != "" && (r.Code == fault.UpstreamUnreachable || r.Code == fault.UpstreamTimeout):
 		return fmt.Errorf("%s: %w; is it running, and does its --admin.advertise-addr lead to it?", target.Redacted(), r)
 	case r.Status == http.StatusUnauthorized || r.Status == http.StatusForbidden:
-		return fmt.Errorf("%s: %w; the admin port asks for a token", target.Redacted(), r)
+		return fmt.Errorf("%s: %w; the admin port asks for a token: see --server.token-file", target.Redacted(), r)
 	case r.Status >= http.StatusInternalServerError:
 		return fmt.Errorf("%s: %w; see the server's log", target.Redacted(), r)
 	}

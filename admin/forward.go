@@ -120,9 +120,20 @@ func (f *forwarder) forward(w http.ResponseWriter, r *http.Request, to string) e
 	return nil
 }
 
-// ask sends the request to the node. Nothing of it but its path, query and
-// what it accepts: credentials that something in front of this port asked for
-// are not for another.
+// credentialKey is the context's key of the header with the token that let a
+// request in.
+type credentialKey struct{}
+
+func withCredential(ctx context.Context, header string) context.Context {
+	return context.WithValue(ctx, credentialKey{}, header)
+}
+
+// errKeepToken is for clusters that anybody could be a member of.
+var errKeepToken = &fault.Error{Code: fault.Forbidden, Detail: "a token is not passed on: without --cluster.secret or TLS on the admin port another than the node could get it; ask the node itself"}
+
+// ask sends the request to the node. Nothing of it but its path, query, what it
+// accepts, and the token that let it in here; credentials that something in
+// front of this port asked for are not for another.
 func (f *forwarder) ask(ctx context.Context, r *http.Request, node Node) (*http.Response, error) {
 	query := r.URL.Query()
 	query.Del(forwardParam)
@@ -139,6 +150,12 @@ func (f *forwarder) ask(ctx context.Context, r *http.Request, node Node) (*http.
 		if values, ok := r.Header[name]; ok {
 			req.Header[name] = values
 		}
+	}
+	if name, _ := ctx.Value(credentialKey{}).(string); name != "" {
+		if !f.server.PassToken {
+			return nil, errKeepToken
+		}
+		req.Header[name] = r.Header[name]
 	}
 	req.Header.Set(headerForwardTo, node.ID)
 	res, err := f.transport.RoundTrip(req)

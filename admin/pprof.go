@@ -14,11 +14,15 @@ import (
 const pprofPrefix = "/debug/pprof/"
 
 // addPprof adds the routes of net/http/pprof, which answer to this machine
-// alone: a heap profile may show secrets, and a trace costs the node time.
+// alone unless the port asks for tokens: a heap profile may show secrets, and a
+// trace costs the node time.
 // "cmdline" is left out, since flags hold secrets too.
-func addPprof(mux *http.ServeMux) {
+func (s *Server) addPprof(mux *http.ServeMux) {
 	route := func(path string, h http.HandlerFunc, allowed ...string) {
-		mux.Handle(pprofPrefix+path, methods(loopbackOnly(h), allowed...))
+		if s.Auth == nil {
+			h = loopbackOnly(h)
+		}
+		mux.Handle(pprofPrefix+path, methods(h, allowed...))
 	}
 	route("{$}", pprof.Index, http.MethodGet, http.MethodHead)
 	route("profile", pprof.Profile, http.MethodGet)
@@ -29,10 +33,12 @@ func addPprof(mux *http.ServeMux) {
 	}
 }
 
+var errNotLocal = &fault.Error{Code: fault.Forbidden, Detail: "only for requests from this machine: ask over a loopback address"}
+
 func loopbackOnly(h http.HandlerFunc) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		if !fromLoopback(r) {
-			fault.Write(w, r, &fault.Error{Code: fault.Forbidden, Detail: "only for requests from this machine: ask over a loopback address"})
+			fault.Write(w, r, errNotLocal)
 			return
 		}
 		h(w, r)
@@ -56,14 +62,19 @@ func fromLoopback(r *http.Request) bool {
 	return isLoopbackHost(r.Host)
 }
 
-func isLoopbackHost(host string) bool {
+// hostName is a host in lower case, without port, brackets and the last dot.
+func hostName(host string) string {
 	if h, _, err := net.SplitHostPort(host); err == nil {
 		host = h
 	}
-	host = strings.TrimSuffix(strings.ToLower(host), ".")
+	return strings.Trim(strings.TrimSuffix(strings.ToLower(host), "."), "[]")
+}
+
+func isLoopbackHost(host string) bool {
+	host = hostName(host)
 	if host == "localhost" || strings.HasSuffix(host, ".localhost") {
 		return true
 	}
-	addr, err := netip.ParseAddr(strings.Trim(host, "[]"))
+	addr, err := netip.ParseAddr(host)
 	return err == nil && addr.Unmap().IsLoopback()
 }

@@ -229,11 +229,11 @@ func (s *server) open(log *slog.Logger, status *admin.Server) error {
 	if err = s.openProxy(log); err != nil {
 		return err
 	}
-	if s.upstream, err = openPort("--upstream.bind-addr", s.cfg.Upstream.BindAddr, agents, s.portOptions("upstream", s.upstreamTLS, log)); err != nil {
+	if s.upstream, err = openPort("--upstream.bind-addr", s.cfg.Upstream.BindAddr, agents, s.upstreamPortOptions(log)); err != nil {
 		s.closePorts()
 		return err
 	}
-	s.admin, err = openPort("--admin.bind-addr", s.cfg.Admin.BindAddr, newHTTPServer(status.Handler(), subsystem(log, "admin")), s.adminOptions(log))
+	s.admin, err = openPort("--admin.bind-addr", s.cfg.Admin.BindAddr, newHTTPServer(status.Handler(), subsystem(log, "admin")), s.adminPortOptions(log))
 	if err != nil {
 		s.closePorts()
 		return err

@@ -44,7 +44,8 @@ type proxyConfig struct {
 	HTTP           proxyHTTPConfig `embed:"" prefix:"http."`
 	TLS            oldTLSConfig    `embed:"" prefix:"tls."`
 	Auth           authConfig      `embed:"" prefix:"auth." group:"Tokens of clients"`
-	Limits         limitsConfig    `embed:"" prefix:"limits." group:"Limits"`
+	proxiedConnsConfig
+	Limits limitsConfig `embed:"" prefix:"limits." group:"Limits"`
 
 	// Tenants are in the file only.
 	Tenants []proxyTenant `kong:"-"`
@@ -80,6 +81,7 @@ type upstreamConfig struct {
 	Rebalance    rebalanceConfig `embed:"" prefix:"rebalance."`
 	TLS          oldTLSConfig    `embed:"" prefix:"tls."`
 	Auth         authConfig      `embed:"" prefix:"auth." group:"Tokens of agents"`
+	proxiedConnsConfig
 
 	// Tenants are in the file only.
 	Tenants []upstreamTenant `kong:"-"`
@@ -93,6 +95,7 @@ type adminConfig struct {
 	AdvertiseAddr advertiseAddr  `placeholder:"HOST[:PORT]" help:"Address at which other nodes reach this port, for questions that are passed on. When not given, that of --cluster.gossip.advertise-addr with this port."`
 	TLS           adminTLSConfig `embed:"" prefix:"tls."`
 	Auth          authConfig     `embed:"" prefix:"auth." group:"Tokens of operators"`
+	connsConfig
 }
 
 // adminTLSConfig is the admin.tls.* section.
@@ -161,6 +164,7 @@ func (c *serverConfig) check() error {
 	if c.ShutdownDelay > 0 && c.ShutdownDelay >= c.GracePeriod {
 		errs = append(errs, fmt.Errorf("--shutdown-delay: %v leaves nothing of the grace period of %v; use less, or a longer --grace-period", c.ShutdownDelay, c.GracePeriod))
 	}
+	errs = append(errs, c.Proxy.connsConfig.check("--proxy."), c.Upstream.connsConfig.check("--upstream."), c.Admin.connsConfig.check("--admin."))
 	errs = append(errs, c.Proxy.TLS.check("--proxy.tls."), c.Upstream.TLS.check("--upstream.tls."), c.Admin.TLS.check("--admin.tls."), c.Admin.TLS.Client.check("--admin.tls.client."), c.Proxy.Limits.check(), c.Cluster.check(), c.Upstream.Rebalance.check(), c.checkAuth(), c.Proxy.checkTenants(), c.Proxy.AccessLog.check("--proxy.access-log.", "-"))
 	if err := errors.Join(errs...); err != nil {
 		return &usageError{err: err}

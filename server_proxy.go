@@ -5,9 +5,6 @@ import (
 	"log/slog"
 	"net/http"
 	"time"
-
-	"piko/certs"
-	"piko/listen"
 )
 
 // Settings of HTTP/2 on the proxy port. The windows bound what one connection
@@ -37,11 +34,8 @@ func (s *server) openProxy(log *slog.Logger) error {
 	srv.IdleTimeout = cfg.HTTP.IdleTimeout
 	srv.MaxHeaderBytes = int(cfg.HTTP.MaxHeaderBytes)
 	serveHTTP2(srv, cfg.HTTP.WriteTimeout)
-	opt := s.portOptions("proxy", s.proxyTLS, log)
-	opt.AllowPlain, opt.Peers = true, true // for other nodes, whose connections are encrypted in a way of their own
-	opt.HandshakeTimeout = min(cfg.HTTP.ReadHeaderTimeout, listen.DefaultHandshakeTimeout)
 	var err error
-	s.proxy, err = openPort("--proxy.bind-addr", cfg.BindAddr, srv, opt)
+	s.proxy, err = openPort("--proxy.bind-addr", cfg.BindAddr, srv, s.proxyPortOptions(log))
 	return err
 }
 
@@ -70,22 +64,6 @@ func (s *server) adminDialTLS() func() *tls.Config {
 		return func() *tls.Config { return nil }
 	}
 	return s.adminClientTLS.Config
-}
-
-// portOptions is what all ports have in common. name is the port's subsystem.
-func (s *server) portOptions(name string, certificates *certs.Server, log *slog.Logger) listen.Options {
-	opt := listen.Options{Port: name, Descriptors: s.files, Logger: subsystem(log, name), Registerer: s.registry}
-	if certificates != nil {
-		opt.TLS = certificates.Config()
-	}
-	return opt
-}
-
-// adminOptions has the admin port answer when no descriptors are left for others.
-func (s *server) adminOptions(log *slog.Logger) listen.Options {
-	opt := s.portOptions("admin", s.adminTLS, log)
-	opt.UseReserve = true
-	return opt
 }
 
 // serveHTTP2 makes a server speak HTTP/2 beside HTTP/1.1, over TLS and, with

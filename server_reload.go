@@ -37,7 +37,7 @@ func (s *server) prepare(next serverConfig) (commit func(), applied []string, er
 	var commits []func()
 	var errs []error
 	for _, prepare := range []func(*serverConfig) (reloadPart, error){
-		s.prepareProxyTLS, s.prepareUpstreamTLS, s.prepareAdminTLS, s.prepareAdminClientTLS, s.prepareAuth, s.prepareRouting,
+		s.prepareProxyTLS, s.prepareUpstreamTLS, s.prepareAdminTLS, s.prepareAdminClientTLS, s.prepareAuth, s.prepareRouting, s.prepareLists,
 	} {
 		part, err := prepare(&next)
 		errs = append(errs, err)

@@ -34,6 +34,8 @@ type Conn struct {
 	// Guarded by l.mu.
 	next, prev   *Conn
 	entered      bool       // it is in l.conns
+	isKnown      bool       // remote and addr are the client's
+	isPeer       bool       // Trust was called
 	counted      bool       // for MaxConnections
 	countedAs    netip.Addr // for MaxPerSource, and the bounds of restricted ones; invalid: for none
 	isRestricted bool       // counts for maxRestricted

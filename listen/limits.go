@@ -27,14 +27,28 @@ var refusals = []string{refusedDenied, refusedFull, refusedSource, refusedNoHead
 // lists are the address lists. They are not changed.
 type lists struct{ allow, deny []netip.Prefix }
 
-// SetLists replaces Allow and Deny for connections that come from now on.
+// SetLists replaces Allow and Deny. Connections of clients that may not connect
+// any more are closed, whatever is under way on them.
 func (l *Listener) SetLists(allow, deny []netip.Prefix) {
-	l.lists.Store(&lists{slices.Clone(allow), slices.Clone(deny)})
+	now := lists{slices.Clone(allow), slices.Clone(deny)}
+	var unwanted []*Conn
+	l.mu.Lock()
+	l.lists = now
+	for c := l.conns; c != nil; c = c.next {
+		if c.isKnown && !c.isPeer && !c.isRestricted && !now.admit(c.addr) {
+			unwanted = append(unwanted, c)
+		}
+	}
+	l.mu.Unlock()
+	for _, c := range unwanted {
+		l.refused(c.remote, refusedDenied)
+		c.Close()
+	}
 }
 
 // admit says whether a client may connect; deny wins. A client without an IP
 // address is in no network.
-func (p *lists) admit(addr netip.Addr) bool {
+func (p lists) admit(addr netip.Addr) bool {
 	return !contains(p.deny, addr) && (len(p.allow) == 0 || contains(p.allow, addr))
 }
 
@@ -66,18 +80,17 @@ func sourceOf(addr netip.Addr) netip.Addr {
 
 // enter counts a connection that was just accepted, or says why it is refused.
 func (l *Listener) enter(c *Conn) (reason string) {
-	admitted := c.viaProxy || l.lists.Load().admit(c.addr) // the lists are for who is behind the proxy
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.isClosed {
 		return refusedClosing
 	}
-	switch {
-	case !admitted:
+	switch c.isKnown = !c.viaProxy; {
+	case c.isKnown && !l.lists.admit(c.addr):
 		reason = refusedDenied
 	case l.opt.MaxConnections > 0 && l.counted >= l.opt.MaxConnections:
 		reason = refusedFull
-	case !c.viaProxy && !l.countSource(c):
+	case c.isKnown && !l.countSource(c):
 		reason = refusedSource
 	default:
 		c.counted = true
@@ -96,26 +109,30 @@ func (l *Listener) enter(c *Conn) (reason string) {
 // introduce gives a connection the address of the client that a proxy speaks
 // for; an invalid one if it speaks for itself, as in a health check.
 func (l *Listener) introduce(c *Conn, client netip.AddrPort) bool {
+	reason := l.know(c, client)
+	if reason != "" {
+		// Another node does not come by way of a load balancer.
+		l.refused(c.remote, reason)
+	}
+	return reason == ""
+}
+
+// know is enter for the address behind a proxy.
+func (l *Listener) know(c *Conn, client netip.AddrPort) (reason string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
 	if client.IsValid() {
 		c.remote = net.TCPAddrFromAddrPort(client)
 		c.addr = client.Addr().Unmap().WithZone("")
 	}
-	reason := ""
-	if !l.lists.Load().admit(c.addr) {
-		reason = refusedDenied
-	} else if client.IsValid() {
-		l.mu.Lock()
-		if c.entered && !c.isRestricted && !l.countSource(c) {
-			reason = refusedSource
-		}
-		l.mu.Unlock()
+	c.isKnown = true
+	switch {
+	case !l.lists.admit(c.addr):
+		return refusedDenied
+	case client.IsValid() && c.entered && !c.isRestricted && !l.countSource(c):
+		return refusedSource
 	}
-	if reason == "" {
-		return true
-	}
-	// Another node does not come by way of a load balancer.
-	l.refused(c.remote, reason)
-	return false
+	return ""
 }
 
 // countSource needs mu. It counts the connection for its source unless that has
@@ -178,6 +195,7 @@ func (l *Listener) exempt(c *Conn) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.uncount(c)
+	c.isPeer = true
 	c.limited.Store(false)
 }
 

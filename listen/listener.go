@@ -119,7 +119,6 @@ type Listener struct {
 	closed  chan struct{} // closed by Close
 	lines   lineLimit
 
-	lists   atomic.Pointer[lists]
 	pending atomic.Int64 // accepted and let in, and not yet known to be who called Accept's
 	err     error        // set before over is closed
 
@@ -129,6 +128,7 @@ type Listener struct {
 	// Guarded by mu.
 	mu         sync.Mutex
 	isClosed   bool
+	lists      lists
 	conns      *Conn // all that are open: the first of a list
 	open       int
 	counted    int // of those, that count for MaxConnections

@@ -199,7 +199,8 @@ func (a *agentCmd) run(p *process) error {
 	parts.agent.TCPLog = subsystem(root, "proxy.tcp")
 	parts.client.Logger = subsystem(root, "client")
 	registry := newRegistry()
-	registry.MustRegister(p.collectors...)
+	expiry := parts.expiry(log)
+	registry.MustRegister(append(p.collectors, expiry)...)
 	ag, err := agent.New(parts.agent, &parts.client, subsystem(root, "proxy.http"), registry, p.logWriter())
 	if err != nil {
 		return err
@@ -208,6 +209,7 @@ func (a *agentCmd) run(p *process) error {
 	var running sync.WaitGroup
 	defer running.Wait()
 	defer cancel(nil)
+	running.Go(func() { _ = expiry.Run(ctx) })
 	if a.Server.Enabled {
 		serverLog := subsystem(root, "server")
 		metrics, err := openPort("--server.bind-addr", a.Server.BindAddr, newHTTPServer(agent.MetricsHandler(registry), serverLog),

@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"log/slog"
 
 	"piko/certs"
 )
@@ -28,6 +29,16 @@ func (parts *agentParts) takeover(cfg agentConfig) takeover {
 		}
 		return func() { all(commits) }, applied, nil
 	}
+}
+
+// expiry watches the certificates that an agent shows.
+func (parts *agentParts) expiry(log *slog.Logger) *certs.Expiry {
+	e := certs.NewExpiry(log)
+	e.AddClient("connect", parts.tls)
+	for i, service := range parts.services {
+		e.AddClient(fmt.Sprintf("listeners[%d]", i), service)
+	}
+	return e
 }
 
 // connectTakeover takes over the TLS of connections to the server: running,

@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 
+	"piko/certs"
 	"piko/forward"
 	"piko/tunnel"
 )
@@ -137,6 +139,13 @@ func (f *forwardCmd) run(p *process) error {
 			subsystem(root, "forwarder").Info("listening", "addr", addr.String(), "endpoint", cfg.Ports[i].Endpoint)
 		}
 	}
+	expiry := certs.NewExpiry(log)
+	expiry.AddClient("connect", tls)
+	ctx, cancel := context.WithCancel(p.ctx)
+	var running sync.WaitGroup
+	defer running.Wait()
+	defer cancel()
+	running.Go(func() { _ = expiry.Run(ctx) })
 	p.takeover.Store(new(connectTakeover(tls, f.Connect.TLS, func(next *cli) clientTLSConfig { return next.Forward.Connect.TLS })))
 	log.Info("forward started", "version", version(), "url", f.Connect.URL.redacted(), "ports", len(cfg.Ports))
 	defer newNotifier(p.getenv, log).follow(p.ctx, nil, fmt.Sprintf("%d ports", len(cfg.Ports)), f.GracePeriod)()

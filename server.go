@@ -113,6 +113,7 @@ type server struct {
 	proxyTLS, upstreamTLS, adminTLS *certs.Server
 	// adminClientTLS is for questions that are passed on to other nodes; nil for the defaults.
 	adminClientTLS *certs.Client
+	expiry         *certs.Expiry // of all of these
 
 	// Owned by who calls prepare.
 	reloaded *serverConfig // in force since a reload; nil: none
@@ -134,6 +135,7 @@ func newServer(cfg serverConfig, log *slog.Logger) (*server, error) {
 	if err := s.loadTLS(); err != nil {
 		return nil, err
 	}
+	registry.MustRegister(s.expiry)
 	secrets, err := cfg.Cluster.secrets()
 	if err != nil {
 		return nil, err
@@ -249,7 +251,8 @@ func (s *server) Run(ctx context.Context) error {
 	var running sync.WaitGroup
 	defer running.Wait()
 	defer cut(errStopped)
-	failed := make(chan error, 7)
+	failed := make(chan error, 10)
+	running.Go(func() { failed <- s.expiry.Run(base) })
 	running.Go(func() { failed <- s.upstreams.Run(base) })
 	running.Go(func() { failed <- s.peers.Run(base) })
 	running.Go(func() { failed <- s.gossip.Run(base) })

@@ -50,8 +50,15 @@ func (s *server) loadTLS() (err error) {
 	if s.adminTLS, err = s.cfg.Admin.TLS.load("--admin.tls.", alpnAdmin...); err != nil {
 		return err
 	}
-	s.adminClientTLS, err = s.cfg.Admin.TLS.Client.load("--admin.tls.client.")
-	return err
+	if s.adminClientTLS, err = s.cfg.Admin.TLS.Client.load("--admin.tls.client."); err != nil {
+		return err
+	}
+	s.expiry = certs.NewExpiry(s.log)
+	s.expiry.AddServer("proxy", s.proxyTLS)
+	s.expiry.AddServer("upstream", s.upstreamTLS)
+	s.expiry.AddServer("admin", s.adminTLS)
+	s.expiry.AddClient("admin-client", s.adminClientTLS)
+	return nil
 }
 
 // adminDialTLS is what other nodes' admin ports are dialled with: with TLS if

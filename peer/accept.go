@@ -78,7 +78,7 @@ func (p *Peers) admit(h *hello) (caller Node, reason string, err error) {
 		return Node{}, reason, &fault.Error{Code: fault.Forbidden, Detail: "peer: " + detail}
 	}
 	if h.proof != p.proof() {
-		return refuse(refusedProof, "only one of the nodes has a cluster secret, or another version of the proof")
+		return refuse(refusedProof, "only one of the nodes has a cluster secret or certificates (--cluster.tls.cas), or another version of the proof")
 	}
 	if h.callee != p.opt.Epoch {
 		return refuse(refusedNode, "the node that is called is not here")
@@ -88,7 +88,7 @@ func (p *Peers) admit(h *hello) (caller Node, reason string, err error) {
 	case !ok, caller.Epoch != h.caller, h.caller == p.opt.Epoch:
 		return refuse(refusedUnknown, "caller is not known")
 	case !p.fits(&caller):
-		return refuse(refusedProof, "only one of the nodes has a cluster secret")
+		return refuse(refusedProof, "only one of the nodes has a cluster secret, or certificates (--cluster.tls.cas)")
 	}
 	return caller, "", nil
 }
@@ -121,7 +121,10 @@ func (p *Peers) prove(nc net.Conn, h *hello, caller Node, early bool) (net.Conn,
 	if _, err := nc.Write([]byte(switching)); err != nil {
 		return nil, err
 	}
-	if p.opt.Secure {
+	switch p.proof() {
+	case proofCA:
+		return p.proveCA(nc, caller)
+	case proofTLS:
 		conn := tls.Server(nc, p.id.tlsConfig(caller.Key))
 		if err := conn.Handshake(); err != nil {
 			return nil, err

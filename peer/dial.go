@@ -40,7 +40,7 @@ func unknownThere(err error) bool {
 func (p *Peers) dial(ctx context.Context, n *Node) (net.Conn, error) {
 	switch {
 	case !p.fits(n):
-		return nil, errors.New("dial node: only one of the nodes has a cluster secret")
+		return nil, errors.New("dial node: only one of the nodes has a cluster secret, or certificates of the cluster's authority")
 	case !validEpoch(n.Epoch), n.Epoch == p.opt.Epoch:
 		return nil, errors.New("dial node: its epoch is not one of another node")
 	}
@@ -95,10 +95,13 @@ func (p *Peers) call(nc net.Conn, n *Node) (net.Conn, error) {
 
 // proveTo proves us to n and n to us.
 func (p *Peers) proveTo(nc net.Conn, br *bufio.Reader, h *hello, n *Node) (net.Conn, error) {
-	if p.opt.Secure {
-		if br.Buffered() > 0 {
-			return nil, errEarly
-		}
+	if p.proof() != proofMAC && br.Buffered() > 0 {
+		return nil, errEarly
+	}
+	switch p.proof() {
+	case proofCA:
+		return p.proveToCA(nc, n)
+	case proofTLS:
 		conn := tls.Client(nc, p.id.tlsConfig(n.Key))
 		return conn, conn.Handshake()
 	}

@@ -8,10 +8,13 @@
 //	  Upgrade: piko-peer
 //	  X-Piko-Peer-Caller: <epoch>                       of a node that Options.Lookup knows
 //	  X-Piko-Peer-Callee: <epoch>                       this very process
-//	  X-Piko-Peer-Proof: tls-1 | mac-1                  what this node wants, or 403
+//	  X-Piko-Peer-Proof: tls-1 | tls-2 | mac-1          what this node wants, or 403
 //	  X-Piko-Peer-Nonce: <32 bytes, base64>             mac-1 only
 //	                                           <-----  101 Switching Protocols
 //	tls-1: TLS 1.3; the SHA-256 of each side's certificate is the other's Key
+//	tls-2: TLS 1.3 with certificates of the cluster's own authority on both sides,
+//	       and inside it mac-1 with what binds it to this TLS connection (RFC 9266)
+//	       in place of the caller's nonce
 //	mac-1:                                     <-----  nonce (32), MAC of the callee (32)
 //	       MAC of the caller (32)              ----->
 //	                                           <-----  1: welcome

@@ -65,7 +65,12 @@ func (g *gossip) startUnknown(t testing.TB, id string, secure bool, handler http
 	if handler == nil {
 		handler = func(w http.ResponseWriter, r *http.Request) { fmt.Fprintf(w, "hello from %s", id) }
 	}
-	p, err := New(Options{Epoch: epoch, Secure: secure, Lookup: g.lookup, Handler: handler})
+	return g.startWith(t, id, Options{Epoch: epoch, Secure: secure, Lookup: g.lookup, Handler: handler})
+}
+
+func (g *gossip) startWith(t testing.TB, id string, opt Options) *testNode {
+	t.Helper()
+	p, err := New(opt)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -80,7 +85,7 @@ func (g *gossip) startUnknown(t testing.TB, id string, secure bool, handler http
 		}
 		web.Close()
 	})
-	return &testNode{Peers: p, web: web, node: Node{ID: id, Epoch: epoch, Addr: web.Listener.Addr().String(), Key: p.Key()}}
+	return &testNode{Peers: p, web: web, node: Node{ID: id, Epoch: opt.Epoch, Addr: web.Listener.Addr().String(), Key: p.Key()}}
 }
 
 // levels records what a link says of its node.

@@ -21,7 +21,7 @@ type Node struct {
 	// Addr is its proxy port, host:port.
 	Addr string
 	// Key is what Peers.Key says there: 16 bytes, or in a cluster with a secret
-	// 32, the SHA-256 of its certificate.
+	// 32, the SHA-256 of its certificate, or in one with an authority 24.
 	Key []byte
 }
 
@@ -32,6 +32,9 @@ type Options struct {
 	// Secure says that the cluster has a secret: connections are TLS 1.3, and
 	// nodes without are neither accepted nor dialled.
 	Secure bool
+	// Authority, if not nil, has nodes show each other certificates besides, and
+	// nodes without are neither accepted nor dialled.
+	Authority *Authority
 	// Lookup finds who may call by its epoch. It is called for each handshake
 	// and must not block.
 	Lookup func(epoch string) (Node, bool)
@@ -95,6 +98,9 @@ func New(opt Options) (*Peers, error) {
 	id, err := newIdentity(opt.Secure)
 	if err != nil {
 		return nil, err
+	}
+	if opt.Authority != nil {
+		id = newAuthorityIdentity()
 	}
 	p := &Peers{
 		opt: opt, id: id, log: opt.Logger, connect: new(net.Dialer).DialContext, streams: newStreamListener(),
@@ -194,21 +200,24 @@ func (p *Peers) spawn(f func()) bool {
 }
 
 // proof names what this node wants.
-func (p *Peers) proof() string {
-	if p.opt.Secure {
+func (p *Peers) proof() string { return p.opt.proof() }
+
+func (o *Options) proof() string {
+	switch {
+	case o.Authority != nil:
+		return proofCA
+	case o.Secure:
 		return proofTLS
 	}
 	return proofMAC
 }
 
+// keySizes tell by a node's key which proof it wants.
+var keySizes = map[string]int{proofMAC: plainKey, proofCA: authorityKey, proofTLS: secureKey}
+
 // fits says whether n is a node of a cluster like ours: with a secret or
-// without.
-func (p *Peers) fits(n *Node) bool {
-	if p.opt.Secure {
-		return len(n.Key) == secureKey
-	}
-	return len(n.Key) == plainKey
-}
+// without, with an authority or without.
+func (p *Peers) fits(n *Node) bool { return len(n.Key) == keySizes[p.proof()] }
 
 // self is this node as the other side knows it.
 func (p *Peers) self() Node { return Node{Epoch: p.opt.Epoch, Key: p.id.key} }

@@ -2,6 +2,7 @@ package peer
 
 import (
 	"bytes"
+	"cmp"
 	"crypto/ed25519"
 	"crypto/hmac"
 	"crypto/rand"
@@ -18,12 +19,12 @@ import (
 )
 
 const (
-	nonceSize  = 32
-	macSize    = sha256.Size
-	plainKey   = 16          // bytes of Node.Key without a secret
-	secureKey  = sha256.Size // and with one
-	welcome    = 1           // the byte that says that the caller's proof was right
-	macPurpose = "piko peer mac-1"
+	nonceSize    = 32
+	macSize      = sha256.Size
+	plainKey     = 16          // bytes of Node.Key without a secret
+	authorityKey = 24          // with an authority
+	secureKey    = sha256.Size // with a secret alone
+	welcome      = 1           // the byte that says that the caller's proof was right
 )
 
 // Who speaks, in a MAC: nobody can send our own proof back to us.
@@ -38,8 +39,15 @@ var (
 	errEarly   = errors.New("bytes before the proof")
 )
 
+// Purposes of MACs.
+const (
+	macPurpose = "piko peer mac-1"
+	caPurpose  = "piko peer tls-2"
+)
+
 // exchange is what both sides of a mac-1 proof know.
 type exchange struct {
+	purpose                  string // "" is macPurpose
 	caller, callee           Node
 	callerNonce, calleeNonce [nonceSize]byte
 }
@@ -49,7 +57,7 @@ func (x *exchange) mac(direction string) []byte {
 	h := hmac.New(sha256.New, appendPrefixed(appendPrefixed(nil, x.caller.Key), x.callee.Key))
 	var b []byte
 	for _, part := range [][]byte{
-		[]byte(macPurpose), []byte(direction), []byte(x.caller.Epoch), []byte(x.callee.Epoch), x.callerNonce[:], x.calleeNonce[:],
+		[]byte(cmp.Or(x.purpose, macPurpose)), []byte(direction), []byte(x.caller.Epoch), []byte(x.callee.Epoch), x.callerNonce[:], x.calleeNonce[:],
 	} {
 		b = appendPrefixed(b, part)
 	}
@@ -115,11 +123,18 @@ func readWelcome(r io.Reader) error {
 	return nil
 }
 
-// identity is this process' key: for mac-1 random bytes, for tls-1 a
+// identity is this process' key: for mac-1 and tls-2 random bytes, for tls-1 a
 // certificate and its fingerprint.
 type identity struct {
 	key  []byte
-	cert *tls.Certificate // nil for mac-1
+	cert *tls.Certificate // for tls-1 only
+}
+
+// newAuthorityIdentity is that of a node with certificates.
+func newAuthorityIdentity() *identity {
+	key := make([]byte, authorityKey)
+	rand.Read(key)
+	return &identity{key: key}
 }
 
 func newIdentity(secure bool) (*identity, error) {

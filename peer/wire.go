@@ -19,6 +19,7 @@ const (
 	headerRefused = "X-Piko-Peer-Refused"
 
 	proofTLS = "tls-1"
+	proofCA  = "tls-2"
 	proofMAC = "mac-1"
 
 	maxEpoch = 128 // bytes
@@ -28,7 +29,7 @@ const (
 const (
 	refusedUnknown = "unknown-caller" // gossip has not told us of it, or no longer
 	refusedNode    = "wrong-node"     // the callee is another process now
-	refusedProof   = "proof"          // one has a secret and the other has not
+	refusedProof   = "proof"          // one has a secret or an authority and the other has not
 )
 
 // hello is what a caller says of itself and wants.

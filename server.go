@@ -58,7 +58,13 @@ port in use, 2 for a mistake in flags, environment or file.`
 }
 
 // checkConfig implements configured.
-func (c *serverNodeCmd) checkConfig(*cli) error { return c.check() }
+func (c *serverNodeCmd) checkConfig(*cli) error {
+	if err := c.check(); err != nil {
+		return err
+	}
+	_, err := c.loadTLS()
+	return err
+}
 
 // files implements configured.
 func (c *serverNodeCmd) files(*cli) []string { return c.serverConfig.files() }
@@ -109,11 +115,8 @@ type server struct {
 	files     *listen.Descriptors
 	ready     chan struct{} // closed when the node serves
 
-	// What the ports show and ask for; nil for one without TLS.
-	proxyTLS, upstreamTLS, adminTLS *certs.Server
-	// adminClientTLS is for questions that are passed on to other nodes; nil for the defaults.
-	adminClientTLS *certs.Client
-	expiry         *certs.Expiry // of all of these
+	nodeTLS
+	expiry *certs.Expiry // of its certificates
 
 	// Owned by who calls prepare.
 	reloaded *serverConfig // in force since a reload; nil: none
@@ -132,9 +135,11 @@ func newServer(cfg serverConfig, log *slog.Logger) (*server, error) {
 	registry := newRegistry()
 	registry.MustRegister(cfg.Collectors...)
 	s.registry, s.files = registry, listen.NewDescriptors()
-	if err := s.loadTLS(); err != nil {
+	var err error
+	if s.nodeTLS, err = cfg.loadTLS(); err != nil {
 		return nil, err
 	}
+	s.expiry = s.watchExpiry(s.log)
 	registry.MustRegister(s.expiry)
 	secrets, err := cfg.Cluster.secrets()
 	if err != nil {

@@ -189,6 +189,9 @@ func (c *serverConfig) authFiles() []string {
 
 // warnOpen tells of what is open that need not be. It is called once, at start.
 func (s *server) warnOpen() {
+	if s.cfg.Proxy.TLS.Client != (ignoredTLSConfig{}) || s.cfg.Upstream.TLS.Client != (ignoredTLSConfig{}) {
+		s.log.Warn("proxy.tls.client and upstream.tls.client are of v0.9.0 and have no effect: nodes prove themselves to each other by --cluster.secret, and with certificates by --cluster.tls")
+	}
 	if len(s.cfg.Upstream.Tenants) > 0 && !s.cfg.isolated() {
 		s.log.Warn("tenants share the names of their endpoints: one can serve another's unless the tokens say which; --tenants.isolated gives each its own")
 	}

@@ -41,6 +41,7 @@ func (s *server) newPeers(log *slog.Logger, registry prometheus.Registerer, secu
 	return peer.New(peer.Options{
 		Epoch:      s.epoch,
 		Secure:     secure,
+		Authority:  s.clusterTLS.authority(),
 		Lookup:     s.lookupPeer,
 		Handler:    http.HandlerFunc(s.servePeer),
 		Logger:     subsystem(log, "peer"),

@@ -23,6 +23,7 @@ type clusterConfig struct {
 	Secret           []secret      `list:"" sep:"none" placeholder:"SECRET" help:"What all nodes of the cluster know: gossip is encrypted with it, and traffic between nodes authenticated and encrypted. At least 16 bytes. May be repeated to replace one: the first is used, all are accepted. Prefer --cluster.secret-file: other users of the machine see command lines."`
 	SecretFile       string        `placeholder:"PATH" help:"File with the secret, or several, one a line."`
 	Gossip           gossipConfig  `embed:"" prefix:"gossip."`
+	TLS              clusterTLS    `embed:"" prefix:"tls."`
 }
 
 // gossipConfig is the cluster.gossip.* section.
@@ -181,6 +182,7 @@ func (c *clusterConfig) check() error {
 	if len(c.Secret) > 0 && c.SecretFile != "" {
 		errs = append(errs, errors.New("--cluster.secret-file: give it or --cluster.secret, not both"))
 	}
+	errs = append(errs, c.TLS.check())
 	if _, err := c.secrets(); err != nil {
 		errs = append(errs, err)
 	}

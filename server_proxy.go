@@ -1,7 +1,6 @@
 package main
 
 import (
-	"crypto/tls"
 	"log/slog"
 	"net/http"
 	"time"
@@ -37,40 +36,6 @@ func (s *server) openProxy(log *slog.Logger) error {
 	var err error
 	s.proxy, err = openPort("--proxy.bind-addr", cfg.BindAddr, srv, s.proxyPortOptions(log))
 	return err
-}
-
-// loadTLS reads the certificates of all ports.
-func (s *server) loadTLS() (err error) {
-	if s.proxyTLS, err = s.cfg.Proxy.TLS.load("--proxy.tls.", alpnProxy...); err != nil {
-		return err
-	}
-	if s.upstreamTLS, err = s.cfg.Upstream.TLS.load("--upstream.tls.", alpnUpstream...); err != nil {
-		return err
-	}
-	if s.adminTLS, err = s.cfg.Admin.TLS.load("--admin.tls.", alpnAdmin...); err != nil {
-		return err
-	}
-	if s.adminClientTLS, err = s.cfg.Admin.TLS.Client.load("--admin.tls.client."); err != nil {
-		return err
-	}
-	s.expiry = certs.NewExpiry(s.log)
-	s.expiry.AddServer("proxy", s.proxyTLS)
-	s.expiry.AddServer("upstream", s.upstreamTLS)
-	s.expiry.AddServer("admin", s.adminTLS)
-	s.expiry.AddClient("admin-client", s.adminClientTLS)
-	return nil
-}
-
-// adminDialTLS is what other nodes' admin ports are dialled with: with TLS if
-// this node's has it. nil is without.
-func (s *server) adminDialTLS() func() *tls.Config {
-	switch {
-	case s.adminTLS == nil:
-		return nil
-	case s.adminClientTLS == nil:
-		return func() *tls.Config { return nil }
-	}
-	return s.adminClientTLS.Config
 }
 
 // serveHTTP2 makes a server speak HTTP/2 beside HTTP/1.1, over TLS and, with

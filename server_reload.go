@@ -8,18 +8,10 @@ import (
 // What a running node takes over of a new configuration. Whoever adds to it
 // adds the files to serverConfig.files, and a part to server.prepare.
 
-// alpnProxy and alpnPlain are the protocols that ports agree to by ALPN. Agents
-// speak WebSocket, which needs HTTP/1.1.
-var (
-	alpnProxy    = []string{"h2", "http/1.1"}
-	alpnUpstream = []string{"http/1.1"}
-	alpnAdmin    = []string{"h2", "http/1.1"}
-)
-
 // files are those that a node's configuration names and that are taken over
 // when they change.
 func (c *serverConfig) files() []string {
-	return slices.Concat(c.Proxy.TLS.files(), c.Upstream.TLS.files(), c.Admin.TLS.serverTLSConfig.files(), c.Admin.TLS.Client.files(), c.authFiles())
+	return slices.Concat(c.Proxy.TLS.files(), c.Upstream.TLS.files(), c.Admin.TLS.serverTLSConfig.files(), c.Admin.TLS.Client.files(), c.Cluster.TLS.files(), c.authFiles())
 }
 
 // reloadPart is a part of a new configuration that was checked and loaded, and
@@ -37,7 +29,14 @@ func (s *server) prepare(next serverConfig) (commit func(), applied []string, er
 	var commits []func()
 	var errs []error
 	for _, prepare := range []func(*serverConfig) (reloadPart, error){
-		s.prepareProxyTLS, s.prepareUpstreamTLS, s.prepareAdminTLS, s.prepareAdminClientTLS, s.prepareAuth, s.prepareRouting, s.prepareLists,
+		s.prepareProxyTLS,
+		s.prepareUpstreamTLS,
+		s.prepareAdminTLS,
+		s.prepareAdminClientTLS,
+		s.prepareClusterTLS,
+		s.prepareAuth,
+		s.prepareRouting,
+		s.prepareLists,
 	} {
 		part, err := prepare(&next)
 		errs = append(errs, err)
@@ -60,24 +59,4 @@ func (s *server) was() *serverConfig {
 		return s.reloaded
 	}
 	return &s.cfg
-}
-
-func (s *server) prepareProxyTLS(next *serverConfig) (p reloadPart, err error) {
-	p.commit, p.applied, err = s.was().Proxy.TLS.prepare(s.proxyTLS, next.Proxy.TLS.serverTLSConfig, "proxy.tls", alpnProxy...)
-	return p, err
-}
-
-func (s *server) prepareUpstreamTLS(next *serverConfig) (p reloadPart, err error) {
-	p.commit, p.applied, err = s.was().Upstream.TLS.prepare(s.upstreamTLS, next.Upstream.TLS.serverTLSConfig, "upstream.tls", alpnUpstream...)
-	return p, err
-}
-
-func (s *server) prepareAdminTLS(next *serverConfig) (p reloadPart, err error) {
-	p.commit, p.applied, err = s.was().Admin.TLS.serverTLSConfig.prepare(s.adminTLS, next.Admin.TLS.serverTLSConfig, "admin.tls", alpnAdmin...)
-	return p, err
-}
-
-func (s *server) prepareAdminClientTLS(next *serverConfig) (p reloadPart, err error) {
-	p.commit, p.applied, err = s.was().Admin.TLS.Client.prepare(s.adminClientTLS, next.Admin.TLS.Client, "admin.tls.client")
-	return p, err
 }

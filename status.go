@@ -25,9 +25,10 @@ type statusCmd struct {
 
 // statusServer says which node to ask.
 type statusServer struct {
-	URL       serverURL `name:"url" default:"http://localhost:8002" help:"URL of the node's admin port."`
-	Token     string    `placeholder:"JWT" help:"Token, if the port asks for one. Prefer the file or the environment variable: other users of the machine see command lines."`
-	TokenFile string    `placeholder:"FILE" help:"File with the token and nothing else."`
+	URL       serverURL       `name:"url" default:"http://localhost:8002" help:"URL of the node's admin port."`
+	Token     string          `placeholder:"JWT" help:"Token, if the port asks for one. Prefer the file or the environment variable: other users of the machine see command lines."`
+	TokenFile string          `placeholder:"FILE" help:"File with the token and nothing else."`
+	TLS       clientTLSConfig `embed:"" prefix:"tls."`
 }
 
 // Help is the long help.
@@ -37,7 +38,8 @@ Examples:
   piko server status cluster nodes
   piko server status cluster node local --server.url http://node-1:8002
   piko server status upstream endpoints --forward node-2 -o table
-  piko server status cluster nodes --server.token-file /etc/piko/operator.jwt`
+  piko server status cluster nodes --server.token-file /etc/piko/operator.jwt
+  piko server status cluster nodes --server.url https://node-1:8002 --server.tls.root-cas ca.pem`
 }
 
 // client asks the node, or through it another.
@@ -52,7 +54,15 @@ func (c *statusCmd) client() (*admin.Client, error) {
 			return nil, &usageError{err: fmt.Errorf("--server.token-file: %w", err)}
 		}
 	}
-	return &admin.Client{URL: string(c.Server.URL), Forward: string(c.Forward), Token: token}, nil
+	loaded, err := c.Server.TLS.load("--server.tls.")
+	if err != nil {
+		return nil, err
+	}
+	client := &admin.Client{URL: string(c.Server.URL), Forward: string(c.Forward), Token: token}
+	if loaded != nil {
+		client.TLS = loaded.Config()
+	}
+	return client, nil
 }
 
 // failed says whom the question was for.

@@ -3,10 +3,12 @@ package admin
 import (
 	"cmp"
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/url"
 	"slices"
@@ -42,6 +44,8 @@ type Client struct {
 	Forward string
 	// Token is for a port that asks for one; "" is none.
 	Token string
+	// TLS is for a URL of https; nil trusts the system's authorities.
+	TLS *tls.Config
 	// HTTPClient makes the requests; nil is a client with a time-out of 16 s.
 	HTTPClient *http.Client
 }
@@ -143,7 +147,9 @@ func (c *Client) client() *http.Client {
 	if c.HTTPClient != nil {
 		return c.HTTPClient
 	}
-	return &http.Client{Timeout: clientTimeout, Transport: &http.Transport{Proxy: http.ProxyFromEnvironment, DisableKeepAlives: true}}
+	return &http.Client{Timeout: clientTimeout, Transport: &http.Transport{
+		Proxy: http.ProxyFromEnvironment, DisableKeepAlives: true, TLSClientConfig: c.TLS.Clone(),
+	}}
 }
 
 // target is the URL with the path behind its own.
@@ -176,6 +182,10 @@ func unreachable(target *url.URL, err error) error {
 	hint := "is the server running, and is this its admin address?"
 	if errors.Is(err, http.ErrSchemeMismatch) {
 		hint = "the server has no TLS there: use http://"
+	} else if _, ok := errors.AsType[*tls.CertificateVerificationError](err); ok {
+		hint = "name its authority with --server.tls.root-cas, or the name in its certificate with --server.tls.server-name"
+	} else if op, ok := errors.AsType[*net.OpError](err); ok && op.Op == "remote error" { // an alert of TLS
+		hint = "the server may ask for a certificate: see --server.tls.cert"
 	}
 	return fmt.Errorf("%s: %w; %s", target.Redacted(), err, hint)
 }

@@ -8,7 +8,7 @@ import (
 
 // known are the features that we have built, beside control, without which
 // there is no other.
-var known = []string{tunnel.FeatureMeta, tunnel.FeatureH2}
+var known = []string{tunnel.FeatureMeta, tunnel.FeatureH2, tunnel.FeatureToken}
 
 // subsets are all that can be accepted: of the features in known, those whose
 // bits are set in the index, and control before them. The tunnels share them.

@@ -10,7 +10,7 @@ import (
 
 // onDrain: the peer wants no new streams.
 func (u *upstream) onDrain(m tunnel.DrainMessage) {
-	u.server.log.Info("upstream drains", "endpoint", u.instance.endpoint, "instance", u.instance.id, "reason", m.Reason)
+	u.server.log.Info("upstream drains", u.attrs("instance", u.instance.id, "reason", m.Reason)...)
 	u.leave()
 	u.mu.Lock()
 	u.drained = true
@@ -29,7 +29,7 @@ func (u *upstream) onWeight(w int) {
 
 // onGoAway: a peer without control wants no new streams.
 func (u *upstream) onGoAway(code uint32) {
-	u.server.log.Info("upstream goes away", "endpoint", u.instance.endpoint, "instance", u.instance.id, "code", code)
+	u.server.log.Info("upstream goes away", u.attrs("instance", u.instance.id, "code", code)...)
 	u.leave()
 }
 
@@ -63,6 +63,8 @@ func (u *upstream) join(sess *tunnel.Session) {
 	if !leaving {
 		u.remove = u.server.Table.Add(u.instance.endpoint, u.local)
 	}
+	u.schedule()
+	u.startVerifying()
 	u.mu.Unlock()
 	switch {
 	case ended != nil:
@@ -102,7 +104,7 @@ func (u *upstream) renew() {
 	if again {
 		return
 	}
-	u.server.log.Info("upstream has to reconnect: its tunnel is used up", "endpoint", u.instance.endpoint, "instance", u.instance.id)
+	u.server.log.Info("upstream has to reconnect: its tunnel is used up", u.attrs("instance", u.instance.id)...)
 	u.leave()
 	go u.endWhenQuiet()
 }
@@ -149,10 +151,11 @@ func (u *upstream) onClosed(err error) {
 // gone is called once, when the session has both begun and ended.
 func (u *upstream) gone(err error) {
 	u.server.registry.leave(u)
+	u.server.expiries.set(u, time.Time{})
 	u.server.metrics.disconnects.WithLabelValues(disconnectLabel(err)).Inc()
 	u.logDisconnect(err)
 	u.mu.Lock()
-	renewed := u.renewed
+	renewed, verifying := u.renewed, u.verifying
 	u.mu.Unlock()
 	// The session's goroutines are about to end; this one waits for them, and
 	// Close of the server for this one.
@@ -161,14 +164,26 @@ func (u *upstream) gone(err error) {
 		if renewed != nil {
 			<-renewed
 		}
+		if verifying != nil {
+			<-verifying
+		}
+		u.giveUp()
 		u.server.registry.forget(u)
 	}()
 }
 
+// giveUp gives back the place that u has held.
+func (u *upstream) giveUp() {
+	u.mu.Lock()
+	token := u.grant.ID()
+	u.mu.Unlock()
+	u.server.places.give(u.instance.endpoint, token)
+}
+
 func (u *upstream) logConnect(sess *tunnel.Session) {
 	peer := sess.Peer()
-	u.server.log.Info("upstream connected", "endpoint", u.instance.endpoint, "remote", sess.RemoteAddr().String(),
-		"instance", peer.Instance, "protocol", peer.Protocol, "features", peer.Features)
+	u.server.log.Info("upstream connected", u.attrs("remote", sess.RemoteAddr().String(),
+		"instance", peer.Instance, "protocol", peer.Protocol, "features", peer.Features)...)
 }
 
 // logDisconnect warns of what nobody intended.
@@ -177,6 +192,28 @@ func (u *upstream) logDisconnect(err error) {
 	if errors.Is(err, tunnel.ErrClosedByPeer) || errors.Is(err, tunnel.ErrClosedByUs) {
 		log = u.server.log.Info
 	}
-	log("upstream disconnected", "endpoint", u.instance.endpoint, "remote", u.sess.RemoteAddr().String(),
-		"instance", u.instance.id, "duration", time.Since(u.since), "reason", err.Error())
+	u.mu.Lock()
+	reason := err.Error()
+	if u.why != "" {
+		reason += ": " + u.why
+	}
+	u.mu.Unlock()
+	log("upstream disconnected", u.attrs("remote", u.sess.RemoteAddr().String(),
+		"instance", u.instance.id, "duration", time.Since(u.since), "reason", reason)...)
+}
+
+// attrs are the attributes of a line about u in the log: who it is, and more.
+func (u *upstream) attrs(more ...any) []any {
+	_, endpoint := tunnel.SplitName(u.instance.endpoint)
+	attrs := append(make([]any, 0, 8+len(more)), "endpoint", endpoint)
+	if u.tenant != "" {
+		attrs = append(attrs, "tenant", u.tenant)
+	}
+	u.mu.Lock()
+	grant := u.grant
+	u.mu.Unlock()
+	if grant != nil {
+		attrs = append(attrs, "subject", grant.Subject(), "token", grant.ID())
+	}
+	return append(attrs, more...)
 }

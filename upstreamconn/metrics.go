@@ -14,6 +14,7 @@ type metrics struct {
 	requests    prometheus.Counter
 	disconnects *prometheus.CounterVec
 	shed        prometheus.Counter
+	refused     *prometheus.CounterVec
 }
 
 // newMetrics registers nothing if reg is nil.
@@ -31,11 +32,15 @@ func newMetrics(reg prometheus.Registerer, table *router.Table) *metrics {
 			Name: "piko_upstreams_shed_total",
 			Help: "Number of tunnels asked to move to another node because this one had more than its share.",
 		}),
+		refused: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "piko_upstreams_refused_total",
+			Help: "Number of tunnels that were refused, by the error's code.",
+		}, []string{"code"}),
 	}
 	if reg == nil {
 		return m
 	}
-	reg.MustRegister(m.requests, m.disconnects, m.shed,
+	reg.MustRegister(m.requests, m.disconnects, m.shed, m.refused,
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 			Name: "piko_upstreams_connected_upstreams",
 			Help: "Number of upstreams connected to this node.",

@@ -157,7 +157,7 @@ func (b *balancer) askSome(list []*upstream, n int, now time.Time) (asked int) {
 		}
 		b.asked[u.key()] = askedOne{now, u}
 		_ = u.session().Drain(tunnel.DrainMessage{Reason: "rebalance", ReconnectWithin: shedSpread})
-		b.s.log.Debug("upstream asked to move", "endpoint", u.instance.endpoint, "instance", u.instance.id, "reason", "rebalance")
+		b.s.log.Debug("upstream asked to move", u.attrs("instance", u.instance.id, "reason", "rebalance")...)
 		asked++
 	}
 	return asked

@@ -50,7 +50,7 @@ func keepOldAgent(t *testing.T, url, endpoint string, h http.Handler) {
 // redial tries until it succeeds, or returns nil when ctx ends.
 func redial(ctx context.Context, url, endpoint string) *oldAgent {
 	for sleep(ctx, 5*time.Millisecond) {
-		if a, err := tryOldAgent(url, endpoint); err == nil {
+		if a, err := tryOldAgent(url, endpoint, nil); err == nil {
 			return a
 		}
 	}

@@ -17,16 +17,14 @@ package upstreamconn
 import (
 	"cmp"
 	"context"
-	"errors"
 	"log/slog"
 	"net/http"
-	"slices"
-	"strings"
 	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"piko/auth"
 	"piko/fault"
 	"piko/router"
 	"piko/tunnel"
@@ -51,6 +49,15 @@ type Server struct {
 	// Registerer gets the metrics; nil means none.
 	Registerer prometheus.Registerer
 
+	// Auth says who may listen, and a tunnel ends when the token expires that
+	// it lives by; nil lets everybody. Its Run is the caller's.
+	Auth *auth.Guard
+	// Isolated says that each tenant has endpoints of its own; otherwise all
+	// tenants share theirs, as in v0.9.0.
+	Isolated bool
+	// Limits bound the tunnels of this node.
+	Limits Limits
+
 	// ClusterSize is how many nodes are not draining, this one included: what
 	// an upstream is told when it connects; nil means 1. Changes are told with
 	// TellClusterSize. The functions here are called by many goroutines, must
@@ -72,9 +79,13 @@ type Server struct {
 	wheel   *tunnel.Wheel
 	metrics *metrics
 	second  time.Duration // how often Run looks after the tunnels; a second but in tests
+	retry   time.Duration // verifyPause but in tests
 
 	refusals logLimit
+	sources  *auth.Sources // of requests that are no handshakes
 	registry registry
+	places   places
+	expiries expiries
 	size     clusterSize
 	lingers  lingering
 }
@@ -87,6 +98,8 @@ func (s *Server) init() {
 		}
 		s.wheel = tunnel.NewWheel()
 		s.metrics = newMetrics(s.Registerer, s.Table)
+		s.sources = auth.NewSources(0)
+		s.expiries.init()
 		s.registry.init()
 		s.size.init()
 	})
@@ -100,19 +113,20 @@ func (s *Server) Handler() http.Handler {
 	mux.HandleFunc(tunnel.UpstreamPath+"{endpoint}", s.serveUpstream)
 	mux.HandleFunc(tunnel.UpstreamPath+"{$}", s.serveUpstream)
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
-		fault.Write(w, r, fault.New(fault.NotFound, nil))
+		fault.Write(w, r, s.slow(w, r, fault.New(fault.NotFound, nil)))
 	})
 	return mux
 }
 
 // Run watches over the life of the tunnels, tells them the size of the cluster
 // and keeps the balance until ctx ends. Without it a peer that vanished is
-// never noticed. It waits for its goroutines.
+// never noticed, nor a token that has expired. It waits for its goroutines.
 func (s *Server) Run(ctx context.Context) error {
 	s.init()
 	var wg sync.WaitGroup
 	wg.Go(func() { s.wheel.Run(ctx) })
 	wg.Go(func() { s.tellSizes(ctx) })
+	wg.Go(func() { s.endExpired(ctx) })
 	s.tend(ctx)
 	wg.Wait()
 	return nil
@@ -137,45 +151,26 @@ func (s *Server) tend(ctx context.Context) {
 // serveUpstream turns a request into a tunnel, or refuses it.
 func (s *Server) serveUpstream(w http.ResponseWriter, r *http.Request) {
 	hello := tunnel.ReadHello(r)
-	endpoint, err := s.check(r, hello)
+	u, err := s.admit(r, hello)
 	if err != nil {
 		s.refuse(w, r, err)
 		return
 	}
-	u := newUpstream(s, instance{endpoint, hello.Instance})
 	reply := s.reply(hello)
 	u.told = reply.ClusterSize
 	sess, err := tunnel.Accept(w, r, reply, u.options())
 	if err != nil {
-		s.log.Info("upstream handshake failed", "endpoint", endpoint, "remote", r.RemoteAddr, "err", err)
+		s.log.Info("upstream handshake failed", u.attrs("remote", r.RemoteAddr, "err", err)...)
+		u.giveUp()
 		return
 	}
 	if !s.registry.add(u) {
 		closeSession(sess)
+		u.giveUp()
 		return
 	}
 	u.join(sess)
 	s.catchUp(u)
-}
-
-// check returns the endpoint, or why there will be no tunnel for it.
-func (s *Server) check(r *http.Request, hello tunnel.Hello) (string, error) {
-	endpoint, err := tunnel.ParseEndpoint(r.PathValue("endpoint"))
-	if err != nil {
-		return "", err
-	}
-	if err := tunnel.CheckHandshake(r); err != nil {
-		return "", err
-	}
-	if s.refuses() {
-		return "", fault.New(fault.Draining, nil)
-	}
-	if slices.Contains(hello.Nodes, s.NodeID) {
-		return "", fault.New(fault.DuplicateTunnel, nil)
-	}
-	// The name is a part of the request line, which should not be kept for
-	// the life of a tunnel.
-	return strings.Clone(endpoint), nil
 }
 
 // refuses says that no new tunnel is taken. A node that drains takes it if no
@@ -193,24 +188,3 @@ func (s *Server) reply(hello tunnel.Hello) tunnel.Reply {
 	}
 	return reply
 }
-
-// refuse answers a request that will be no tunnel, and says so in the log. What
-// an upstream that is well meets as its nodes come and go, it goes on trying
-// until it is led elsewhere: that is worth no line.
-func (s *Server) refuse(w http.ResponseWriter, r *http.Request, err error) {
-	duplicate := errors.Is(err, fault.DuplicateTunnel)
-	if duplicate {
-		w.Header().Set(tunnel.HeaderNodeID, s.NodeID)
-	}
-	tunnel.RefuseHandshake(w, r, err)
-	if duplicate || errors.Is(err, fault.Draining) {
-		s.log.Debug("upstream refused", "path", short(r.URL.Path), "remote", r.RemoteAddr, "reason", err.Error())
-		return
-	}
-	if ok, dropped := s.refusals.allow(time.Now()); ok {
-		s.log.Info("upstream refused", "path", short(r.URL.Path), "remote", r.RemoteAddr, "reason", err.Error(), "unlogged", dropped)
-	}
-}
-
-// short keeps a stranger's text from filling the log.
-func short(s string) string { return s[:min(len(s), 300)] }

@@ -3,11 +3,16 @@ package upstreamconn
 import (
 	"iter"
 	"time"
+
+	"piko/tunnel"
 )
 
 // Status is what is known of a tunnel at a moment.
 type Status struct {
-	Endpoint string
+	Endpoint string    // without the tenant
+	Tenant   string    // "" without tenants
+	Subject  string    // of the token that it lives by, for logs; "" without authentication
+	Expires  time.Time // when it has to leave unless it gets a fresh token; zero: never
 	Remote   string    // address of the other end, or of a proxy between
 	Instance string    // the upstream's name for itself; "" if it is of v0.9.0
 	Protocol string    // "http", "tcp" or "", as the upstream said
@@ -34,13 +39,17 @@ func (s *Server) Upstreams() iter.Seq[Status] {
 // status is not ok for a tunnel that is not open yet.
 func (u *upstream) status() (st Status, ok bool) {
 	u.mu.Lock()
-	sess, name, leaving := u.sess, u.name, u.leaving
+	sess, name, leaving, grant := u.sess, u.name, u.leaving, u.grant
 	u.mu.Unlock()
 	if sess == nil {
 		return Status{}, false
 	}
+	_, endpoint := tunnel.SplitName(u.instance.endpoint)
 	return Status{
-		Endpoint: u.instance.endpoint,
+		Endpoint: endpoint,
+		Tenant:   u.tenant,
+		Subject:  grant.Subject(),
+		Expires:  grant.Expiry(),
 		Remote:   name,
 		Instance: u.instance.id,
 		Protocol: sess.Peer().Protocol,

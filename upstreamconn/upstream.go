@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"piko/auth"
 	"piko/fault"
 	"piko/relay"
 	"piko/router"
@@ -29,6 +30,7 @@ type upstream struct {
 	// Static after construction.
 	server   *Server
 	instance instance
+	tenant   string // "" without tenants; in the instance's endpoint only if they are isolated
 	local    *router.Local
 	since    time.Time
 
@@ -41,9 +43,10 @@ type upstream struct {
 	broken   atomic.Int32             // questions that came to nothing
 
 	older, newer *upstream // of the same instance. Guarded by server.registry.mu
+	due          due       // Guarded by server.expiries.mu
 
-	// Guarded by mu. Only the table's own lock and those of the session are
-	// taken under it; the session holds none when it calls an event.
+	// Guarded by mu. Only the table's own lock, that of the expiries and those
+	// of the session are taken under it; the session holds none when it calls an event.
 	mu      sync.Mutex
 	sess    *tunnel.Session // nil until Accept has returned; then static
 	name    string          // set with sess
@@ -58,6 +61,14 @@ type upstream struct {
 	told    int             // the size of the cluster that the peer knows
 	ended   error           // why the session ended
 	renewed chan struct{}   // closed when the goroutine of renew has ended; nil if there is none
+
+	grant     *auth.Grant   // of the token that it lives by; nil without authentication
+	token     string        // a fresh one that is to be verified; "": none
+	waiting   string        // one that could not be verified
+	retry     time.Time     // when to try that again; zero: not to
+	verifying chan struct{} // closed when the goroutine of verify has ended; nil if there is none
+	expired   time.Time     // when it had to leave because of its token
+	why       string        // it had to
 }
 
 func newUpstream(s *Server, id instance) *upstream {
@@ -77,6 +88,7 @@ func (u *upstream) options() tunnel.Options {
 			Drain:  u.onDrain,
 			Weight: u.onWeight,
 			GoAway: u.onGoAway,
+			Token:  u.onToken,
 			Closed: u.onClosed,
 		},
 	}

@@ -70,7 +70,7 @@ type oldAgent struct {
 // dialOldAgent connects an agent that serves nothing yet.
 func dialOldAgent(t testing.TB, url, endpoint string) *oldAgent {
 	t.Helper()
-	a, err := tryOldAgent(url, endpoint)
+	a, err := tryOldAgent(url, endpoint, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -78,8 +78,11 @@ func dialOldAgent(t testing.TB, url, endpoint string) *oldAgent {
 	return a
 }
 
-func tryOldAgent(url, endpoint string) (*oldAgent, error) {
-	ws, res, err := websocket.DefaultDialer.Dial(strings.Replace(url, "http", "ws", 1)+"/piko/v1/upstream/"+endpoint, nil)
+func tryOldAgent(url, endpoint string, header http.Header) (*oldAgent, error) {
+	ws, res, err := websocket.DefaultDialer.Dial(strings.Replace(url, "http", "ws", 1)+"/piko/v1/upstream/"+endpoint, header)
+	if res != nil {
+		defer res.Body.Close()
+	}
 	if err != nil {
 		return nil, fmt.Errorf("dial: %w (%v)", err, res)
 	}

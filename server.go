@@ -160,6 +160,9 @@ func newServer(cfg serverConfig, log *slog.Logger) (*server, error) {
 		Average:      func() float64 { return s.gossip.AverageUpstreams() },
 		Rebalance:    upstreamconn.Rebalance(cfg.Upstream.Rebalance),
 		Registerer:   registry,
+		Auth:         s.guards.upstream,
+		Isolated:     cfg.isolated(),
+		Limits:       upstreamconn.Limits(cfg.Upstream.Limits),
 	}
 	if s.peers, err = s.newPeers(log, registry, len(secrets) > 0); err != nil {
 		return nil, err

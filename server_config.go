@@ -82,11 +82,33 @@ type upstreamConfig struct {
 	TLS          oldTLSConfig    `embed:"" prefix:"tls."`
 	Auth         authConfig      `embed:"" prefix:"auth." group:"Tokens of agents"`
 	proxiedConnsConfig
+	Limits tunnelLimits `embed:"" prefix:"limits."`
 
 	// Tenants are in the file only.
 	Tenants []upstreamTenant `kong:"-"`
 
 	AdvertiseAddr string `hidden:"" help:"Accepted for the sake of v0.9.0 configurations: no node needs another's upstream port."`
+}
+
+// tunnelLimits is the upstream.limits.* section.
+type tunnelLimits struct {
+	Tunnels            int `default:"0" placeholder:"N" help:"Tunnels that this node has at once, at most; beyond it an agent gets 503 and tries another node. An agent has a tunnel for each of its listeners and connections, one more while one is replaced, and one that was lost counts until that is noticed. 0 is no limit."`
+	TunnelsPerEndpoint int `default:"0" placeholder:"N" help:"The same for the tunnels of one endpoint of one tenant."`
+	TunnelsPerToken    int `default:"0" placeholder:"N" help:"The same for the tunnels that live by one token."`
+}
+
+// check says which of the limits is none.
+func (c tunnelLimits) check() error {
+	var errs []error
+	for _, l := range []struct {
+		name string
+		n    int
+	}{{"tunnels", c.Tunnels}, {"tunnels-per-endpoint", c.TunnelsPerEndpoint}, {"tunnels-per-token", c.TunnelsPerToken}} {
+		if l.n < 0 {
+			errs = append(errs, fmt.Errorf("--upstream.limits.%s: %d tunnels; use 1 or more, or 0 for no limit", l.name, l.n))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // adminConfig is the admin.* section.
@@ -165,7 +187,7 @@ func (c *serverConfig) check() error {
 		errs = append(errs, fmt.Errorf("--shutdown-delay: %v leaves nothing of the grace period of %v; use less, or a longer --grace-period", c.ShutdownDelay, c.GracePeriod))
 	}
 	errs = append(errs, c.Proxy.connsConfig.check("--proxy."), c.Upstream.connsConfig.check("--upstream."), c.Admin.connsConfig.check("--admin."))
-	errs = append(errs, c.Proxy.TLS.check("--proxy.tls."), c.Upstream.TLS.check("--upstream.tls."), c.Admin.TLS.check("--admin.tls."), c.Admin.TLS.Client.check("--admin.tls.client."), c.Proxy.Limits.check(), c.Cluster.check(), c.Upstream.Rebalance.check(), c.checkAuth(), c.Proxy.checkTenants(), c.Proxy.AccessLog.check("--proxy.access-log.", "-"))
+	errs = append(errs, c.Proxy.TLS.check("--proxy.tls."), c.Upstream.TLS.check("--upstream.tls."), c.Admin.TLS.check("--admin.tls."), c.Admin.TLS.Client.check("--admin.tls.client."), c.Proxy.Limits.check(), c.Upstream.Limits.check(), c.Cluster.check(), c.Upstream.Rebalance.check(), c.checkAuth(), c.Proxy.checkTenants(), c.Proxy.AccessLog.check("--proxy.access-log.", "-"))
 	if err := errors.Join(errs...); err != nil {
 		return &usageError{err: err}
 	}

@@ -363,7 +363,7 @@ func TestShutdownServesWhatComesBeforeDrained(t *testing.T) {
 
 func TestShutdownCutsWhenItsTimeIsUp(t *testing.T) {
 	n := startNode(t, "n1", "")
-	ln, err := (&Client{URL: "http://" + n.addr}).Listen(t.Context(), "endpoint")
+	ln, err := (&Client{URL: "http://" + n.addr, Protocol: "tcp"}).Listen(t.Context(), "endpoint")
 	if err != nil {
 		t.Fatal(err)
 	}

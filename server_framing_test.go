@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -94,6 +95,11 @@ func tell(t *testing.T, addr net.Addr, sent string) (statuses []int) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return tellOn(t, nc, sent)
+}
+
+func tellOn(t *testing.T, nc net.Conn, sent string) (statuses []int) {
+	t.Helper()
 	defer nc.Close()
 	nc.SetDeadline(time.Now().Add(20 * time.Second))
 	if _, err := io.WriteString(nc, sent); err != nil {
@@ -175,5 +181,33 @@ func TestRequestsOfTwoMeaningsAreRefused(t *testing.T) {
 		if got := tell(t, n.ProxyAddr(), next+last); !slices.Equal(got, []int{200, 200}) {
 			t.Errorf("after all that got %d", got)
 		}
+	}
+}
+
+func TestRequestsOfTwoMeaningsAreRefusedOverTLS(t *testing.T) {
+	change, trust := withTLS(t)
+	n := startNode(t, change)
+	service := startBareService(t)
+	startAgent(t, n, "my-endpoint", service.addr)
+	const endpoint = "x-piko-endpoint: my-endpoint\r\n"
+	const last = "GET /last HTTP/1.1\r\nHost: h\r\nConnection: close\r\n" + endpoint + "\r\n"
+	for _, tt := range []struct {
+		sent string
+		want []int
+	}{
+		{strings.Replace(mended["bare LF behind one field"], "E", endpoint, 1) + last, []int{400}},
+		{strings.Replace(mended["Content-Length and Transfer-Encoding"], "E", endpoint, 1) + last, []int{400}},
+		{last, []int{200}},
+	} {
+		nc, err := tls.Dial("tcp", n.ProxyAddr().String(), trust)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := tellOn(t, nc, tt.sent); !slices.Equal(got, tt.want) {
+			t.Errorf("%q: got %d, want %d", tt.sent, got, tt.want)
+		}
+	}
+	if seen := service.take(); !slices.Equal(seen, []string{"GET /last "}) {
+		t.Errorf("the service saw %q", seen)
 	}
 }

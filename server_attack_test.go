@@ -112,22 +112,22 @@ var attacks = []struct {
 	run  func(a *attacker) error
 }{
 	{"rapid reset", false, func(a *attacker) error {
-		for range 20000 {
+		for range 20000 { // the node ends it after a few hundred
 			id, err := a.open(a.block(), true, true)
 			if err != nil || a.fr.WriteRSTStream(id, http2.ErrCodeCancel) != nil {
-				return nil // the node may end it
+				break
 			}
 		}
-		return nil
+		return a.gone()
 	}},
 	{"resets by what the server must reset", false, func(a *attacker) error {
 		for range 20000 { // MadeYouReset: a window of 0 is the client's error, while the request goes on
 			id, err := a.open(a.block(), true, false)
 			if err != nil || a.fr.WriteWindowUpdate(id, 0) != nil {
-				return nil
+				break
 			}
 		}
-		return nil
+		return a.gone()
 	}},
 	{"more streams than allowed", false, func(a *attacker) error {
 		for range 4 * h2Streams {
@@ -209,6 +209,39 @@ var attacks = []struct {
 		id, _ := a.open(a.block(), true, false)
 		for range 100000 {
 			if a.fr.WriteData(id, false, nil) != nil {
+				return nil
+			}
+		}
+		return nil
+	}},
+	{"WINDOW_UPDATE beyond the largest window", false, func(a *attacker) error {
+		a.fr.WriteWindowUpdate(0, 1<<31-1)
+		return a.gone()
+	}},
+	{"WINDOW_UPDATE of nothing", false, func(a *attacker) error {
+		a.fr.WriteWindowUpdate(0, 0)
+		return a.gone()
+	}},
+	{"SETTINGS with frames of 0 bytes", false, func(a *attacker) error {
+		a.fr.WriteSettings(http2.Setting{ID: http2.SettingMaxFrameSize, Val: 0})
+		return a.gone()
+	}},
+	{"PUSH_PROMISE of a client", false, func(a *attacker) error {
+		id, _ := a.open(a.block(), true, false)
+		a.fr.WritePushPromise(http2.PushPromiseParam{StreamID: id, PromiseID: 2, BlockFragment: a.block(), EndHeaders: true})
+		return a.gone()
+	}},
+	{"fields without a name", false, func(a *attacker) error {
+		for range 1000 {
+			if _, err := a.open(a.block(hpack.HeaderField{Value: "v"}, hpack.HeaderField{}), true, true); err != nil {
+				break
+			}
+		}
+		return nil
+	}},
+	{"unknown frames", false, func(a *attacker) error {
+		for i := range 100000 {
+			if a.fr.WriteRawFrame(http2.FrameType(0x0a+i%6), 0xff, uint32(i), []byte("x")) != nil {
 				return nil
 			}
 		}

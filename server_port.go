@@ -34,10 +34,14 @@ func openPort(flag string, addr bindAddr, srv *http.Server, opt listen.Options) 
 	}
 	opt.Wrap = strict.NewConn
 	p := &port{flag: flag, ln: listen.New(ln, opt), srv: srv}
-	srv.Handler = doorway(srv.Handler)
-	srv.ConnContext = listen.ConnContext
+	srv.Handler = strict.Calm(doorway(srv.Handler))
+	srv.ConnContext = connContext
 	srv.ConnState = p.connState
 	return p, nil
+}
+
+func connContext(ctx context.Context, nc net.Conn) context.Context {
+	return strict.CountResets(listen.ConnContext(ctx, nc), nc)
 }
 
 func (p *port) connState(nc net.Conn, state http.ConnState) {

@@ -1,0 +1,80 @@
+package strict
+
+import (
+	"context"
+	"net"
+	"net/http"
+	"sync"
+	"time"
+)
+
+// A client of HTTP/2 that opens requests and resets them at once has each of them looked up, sent to a service and
+// cancelled there, for two dozen bytes (CVE-2023-44487; CVE-2025-8671 where it makes the server reset them). net/http
+// bounds how many there are at a time, not how many there are.
+const (
+	// rapid is how long a request lives at least that is no sign of such a client. With the limit on streams it bounds what
+	// a client can do who waits as long.
+	rapid = time.Second
+
+	// maxRapid is how many requests more may be reset rapidly than were not, and forgiven are those of each second: a page
+	// that is left, or calls with short deadlines to a service that hangs, are far below.
+	maxRapid = 200
+	forgiven = 50
+)
+
+// resets counts for one connection.
+type resets struct {
+	mu     sync.Mutex
+	score  float64
+	last   time.Time
+	calmed bool
+}
+
+// note takes note of a request that has ended, and reports, once, that the connection should.
+func (s *resets) note(now time.Time, wasRapid bool) (enough bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.score = max(0, s.score-forgiven*now.Sub(s.last).Seconds())
+	s.last = now
+	if !wasRapid {
+		s.score = max(0, s.score-1)
+		return false
+	}
+	s.score++
+	enough = s.score > maxRapid && !s.calmed
+	s.calmed = s.calmed || enough
+	return enough
+}
+
+type resetsKey struct{}
+
+// CountResets prepares a connection's context for Calm; it is called from an http.Server's ConnContext.
+func CountResets(ctx context.Context, _ net.Conn) context.Context {
+	return context.WithValue(ctx, resetsKey{}, new(resets))
+}
+
+// Calm is a handler that sends GOAWAY to clients of HTTP/2 that reset requests about as fast as they make them: what they
+// have under way goes on, and nothing new begins on that connection. It hands everything to next.
+func Calm(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.ProtoMajor < 2 {
+			next.ServeHTTP(w, r)
+			return
+		}
+		if s, ok := r.Context().Value(resetsKey{}).(*resets); ok {
+			defer s.end(w, r, time.Now())
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
+// end is called when the handler is through, also when it panics. As long as it runs nobody but the client, or the end of
+// the connection, ends the context.
+func (s *resets) end(w http.ResponseWriter, r *http.Request, began time.Time) {
+	now := time.Now()
+	if s.note(now, r.Context().Err() != nil && now.Sub(began) < rapid) {
+		// That is how net/http is told to send GOAWAY. Of the response nobody sees anything: its stream is reset.
+		w.Header().Set("Connection", "close")
+		_ = http.NewResponseController(w).Flush()
+	}
+}

@@ -155,7 +155,7 @@ func swallow(_ net.Conn, r *bufio.Reader) string {
 	return fmt.Sprint(err)
 }
 
-// events answers, and says something every ten minutes until nobody listens.
+// events answers, and says something every eleven minutes until nobody listens: not in the moment when an hour ends.
 func events(c net.Conn, r *bufio.Reader) string {
 	req, err := http.ReadRequest(r)
 	if err != nil {
@@ -170,7 +170,7 @@ func events(c net.Conn, r *bufio.Reader) string {
 		if _, err := io.WriteString(c, "5\r\nevent\r\n"); err != nil {
 			return "nobody listens"
 		}
-		time.Sleep(10 * time.Minute)
+		time.Sleep(11 * time.Minute)
 	}
 }
 

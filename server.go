@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/http"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -232,21 +233,22 @@ func (s *server) proxyOptions(log *slog.Logger, registry prometheus.Registerer) 
 
 // open opens the ports, all or none.
 func (s *server) open(log *slog.Logger, status *admin.Server) error {
-	agents := newHTTPServer(s.upstreams.Handler(), subsystem(log, "upstream"))
-	agents.ReadTimeout = readHeaderTimeout // a handshake has no body; what is refused must not linger
-
-	var err error
-	if err = s.openProxy(log); err != nil {
-		return err
-	}
-	if s.upstream, err = openPort("--upstream.bind-addr", s.cfg.Upstream.BindAddr, agents, s.upstreamPortOptions(log)); err != nil {
-		s.closePorts()
-		return err
-	}
-	s.admin, err = openPort("--admin.bind-addr", s.cfg.Admin.BindAddr, newHTTPServer(status.Handler(), subsystem(log, "admin")), s.adminPortOptions(log))
-	if err != nil {
-		s.closePorts()
-		return err
+	for _, p := range []struct {
+		port **port
+		flag string
+		addr bindAddr
+		srv  *http.Server
+		opt  listen.Options
+	}{
+		{&s.proxy, "--proxy.bind-addr", s.cfg.Proxy.BindAddr, newProxyServer(s.gate, &s.cfg.Proxy, log), s.proxyPortOptions(log)},
+		{&s.upstream, "--upstream.bind-addr", s.cfg.Upstream.BindAddr, newUpstreamServer(s.upstreams.Handler(), log), s.upstreamPortOptions(log)},
+		{&s.admin, "--admin.bind-addr", s.cfg.Admin.BindAddr, newAdminServer(status.Handler(), log), s.adminPortOptions(log)},
+	} {
+		var err error
+		if *p.port, err = openPort(p.flag, p.addr, p.srv, p.opt); err != nil {
+			s.closePorts()
+			return err
+		}
 	}
 	return nil
 }

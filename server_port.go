@@ -32,12 +32,17 @@ func openPort(flag string, addr bindAddr, srv *http.Server, opt listen.Options) 
 	if err != nil {
 		return nil, err
 	}
+	return newPort(flag, ln, srv, opt), nil
+}
+
+// newPort is openPort with a listener, which it owns.
+func newPort(flag string, ln net.Listener, srv *http.Server, opt listen.Options) *port {
 	opt.Wrap = strict.NewConn
 	p := &port{flag: flag, ln: listen.New(ln, opt), srv: srv}
 	srv.Handler = strict.Calm(doorway(srv.Handler))
 	srv.ConnContext = connContext
 	srv.ConnState = p.connState
-	return p, nil
+	return p
 }
 
 func connContext(ctx context.Context, nc net.Conn) context.Context {

@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"reflect"
+	"time"
 
 	"piko/certs"
 	"piko/listen"
@@ -24,6 +25,10 @@ type proxiedConnsConfig struct {
 	connsConfig
 	ProxyProtocolFrom []ipPrefix `placeholder:"CIDR" help:"Addresses of load balancers that must begin every connection with a PROXY protocol header, version 1 or 2, which says who the client is. What others send is never taken for one. May be repeated."`
 }
+
+// adminWriteTimeout is how long an operator's client may take to read what one
+// write of a response brings. Responses are whole pages, and profiles.
+const adminWriteTimeout = 30 * time.Second
 
 // check says what is wrong; section is "--proxy.".
 func (c connsConfig) check(section string) error {
@@ -86,6 +91,7 @@ func (s *server) upstreamPortOptions(log *slog.Logger) listen.Options {
 func (s *server) adminPortOptions(log *slog.Logger) listen.Options {
 	opt := s.portOptions("admin", &s.cfg.Admin.connsConfig, s.adminTLS, log)
 	opt.UseReserve = true
+	opt.WriteTimeout = adminWriteTimeout
 	return opt
 }
 

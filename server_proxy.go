@@ -23,19 +23,34 @@ const (
 	h2PingTimeout = 60 * time.Second
 )
 
-// openProxy opens the proxy port: HTTP/1.1, HTTP/2 and, where the port speaks
-// TLS, both of them by ALPN.
-func (s *server) openProxy(log *slog.Logger) error {
-	cfg := &s.cfg.Proxy
-	srv := newHTTPServer(s.gate, subsystem(log, "proxy"))
+// newProxyServer is the server of the proxy port: HTTP/1.1, HTTP/2 and, where the
+// port speaks TLS, both of them by ALPN.
+func newProxyServer(h http.Handler, cfg *proxyConfig, log *slog.Logger) *http.Server {
+	srv := newHTTPServer(h, subsystem(log, "proxy"))
 	srv.DisableGeneralOptionsHandler = true // OPTIONS * is the service's
 	srv.ReadHeaderTimeout = cfg.HTTP.ReadHeaderTimeout
 	srv.IdleTimeout = cfg.HTTP.IdleTimeout
 	srv.MaxHeaderBytes = int(cfg.HTTP.MaxHeaderBytes)
 	serveHTTP2(srv, cfg.HTTP.WriteTimeout)
-	var err error
-	s.proxy, err = openPort("--proxy.bind-addr", cfg.BindAddr, srv, s.proxyPortOptions(log))
-	return err
+	return srv
+}
+
+// newUpstreamServer is the server of the upstream port.
+func newUpstreamServer(h http.Handler, log *slog.Logger) *http.Server {
+	srv := newHTTPServer(h, subsystem(log, "upstream"))
+	srv.ReadTimeout = readHeaderTimeout // a handshake has no body; what is refused must not linger
+	return srv
+}
+
+// newAdminServer is the server of the admin port. http.Server's ReadTimeout would
+// end what takes long, such as a profile, so it is for requests with a body only.
+func newAdminServer(h http.Handler, log *slog.Logger) *http.Server {
+	return newHTTPServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.ContentLength != 0 {
+			_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(readHeaderTimeout))
+		}
+		h.ServeHTTP(w, r)
+	}), subsystem(log, "admin"))
 }
 
 // serveHTTP2 makes a server speak HTTP/2 beside HTTP/1.1, over TLS and, with

@@ -107,12 +107,20 @@ func (c *Conn) peek() (byte, error) {
 	return c.first, nil
 }
 
+// Write implements net.Conn.
+func (c *Conn) Write(p []byte) (int, error) {
+	if limit := c.l.opt.WriteTimeout; limit > 0 {
+		_ = c.Conn.SetWriteDeadline(time.Now().Add(limit))
+	}
+	return c.Conn.Write(p)
+}
+
 // ReadFrom implements io.ReaderFrom, for what the system can copy by itself.
 func (c *Conn) ReadFrom(r io.Reader) (int64, error) {
-	if to, ok := c.Conn.(io.ReaderFrom); ok {
+	if to, ok := c.Conn.(io.ReaderFrom); ok && c.l.opt.WriteTimeout == 0 {
 		return to.ReadFrom(r)
 	}
-	return io.Copy(struct{ io.Writer }{c.Conn}, r)
+	return io.Copy(struct{ io.Writer }{c}, r)
 }
 
 // CloseWrite ends our side of the connection.

@@ -68,6 +68,11 @@ type Options struct {
 	// of its TLS handshake; 0 is DefaultHandshakeTimeout.
 	HandshakeTimeout time.Duration
 
+	// WriteTimeout ends a connection of which the client takes nothing for so
+	// long while a Write waits; 0 is for ever. It is for ports whose server sets
+	// no write deadlines.
+	WriteTimeout time.Duration
+
 	// Allow, unless empty, has only clients of these networks in; Deny keeps
 	// clients of those out, whatever Allow says. Both mean the address behind a
 	// PROXY header.

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"math"
 	"math/rand/v2"
 	"strings"
@@ -41,20 +42,21 @@ type refresher struct {
 	wg sync.WaitGroup // the goroutine
 
 	// Owned by run.
-	seen   string // what the last poll returned: it may be half of a token that is just being written
-	failed bool   // so did the last attempt
+	seen    string // what the last poll returned: it may be half of a token that is just being written
+	failing int    // attempts in a row that brought no token to send
 }
 
 // given is what a tunnel lives by; the zero value is no token. Guarded by the
 // listener's mu.
 type given struct {
 	token string
+	at    time.Time // when it was asked for
 	due   time.Time // when a fresh one is to be asked for; zero: never
 }
 
 // giving is what is to be known of a token that a server has just been given.
 func giving(token string, now time.Time) given {
-	return given{token: token, due: dueAt(token, now)}
+	return given{token: token, at: now, due: dueAt(token, now)}
 }
 
 // dueAt is when a token is to be replaced; zero if it does not expire, or has
@@ -181,28 +183,59 @@ func (r *refresher) refresh(l *Listener) {
 	if l.ctx.Err() != nil {
 		return
 	}
-	if token = strings.TrimSpace(token); err != nil || token == "" {
-		r.fail(l, err)
+	if token = strings.TrimSpace(token); err == nil && r.poll > 0 && token != r.seen {
+		r.seen = token // and next time it is whole
 		return
 	}
-	settled := r.poll == 0 || token == r.seen
-	r.seen, r.failed = token, false
-	if settled {
-		l.giveToken(token)
+	if err == nil {
+		err = unfit(token, l.newestToken(), time.Now())
+	}
+	if err != nil {
+		r.fail(l, err)
+		token = ""
+	} else {
+		r.failing = 0
+	}
+	l.giveToken(token)
+}
+
+// fail says once that there is no token to send. The first time may be the moment
+// in which a file is written.
+func (r *refresher) fail(l *Listener, err error) {
+	if r.failing++; r.failing == 1 && r.poll == 0 || r.failing == 2 && r.poll > 0 {
+		l.log.Warn("no fresh token to send; tunnels end when theirs expire", "err", err.Error())
 	}
 }
 
-// fail says once that there is no token.
-func (r *refresher) fail(l *Listener, err error) {
-	if !r.failed {
-		text := "it is empty"
-		if err != nil {
-			text = err.Error()
-		}
-		l.log.Warn("cannot get a fresh token; tunnels end when theirs expire", "err", text)
+// unfit says why a token is not to be sent where the server has another one:
+// servers end the tunnels of who sends one that is no good. It may be used to
+// connect all the same; then it costs nothing.
+func unfit(token, was string, now time.Time) error {
+	expiry := tokenExpiry(token)
+	switch {
+	case token == "":
+		return errors.New("it is empty")
+	case token == was:
+		return nil
+	case !expiry.IsZero() && !expiry.After(now):
+		return errors.New("it has expired")
+	case strings.Count(was, ".") == 2 && strings.Count(token, ".") != 2:
+		return errors.New("it is no JWT as the one before")
 	}
-	r.failed = true
-	l.giveToken("")
+	return nil
+}
+
+// newestToken is the one that a server was given last.
+func (l *Listener) newestToken() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	var newest given
+	for lk := range l.open {
+		if lk.given.at.After(newest.at) {
+			newest = lk.given
+		}
+	}
+	return newest.token
 }
 
 func (l *Listener) hasOpen() bool {

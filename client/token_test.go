@@ -179,6 +179,24 @@ func TestTokenThatStaysTheSameIsAskedForAgain(t *testing.T) {
 	}
 }
 
+// What would only end the tunnels is not sent.
+func TestTokenThatIsUnfit(t *testing.T) {
+	now := time.Now()
+	good, later, expired := jwtUntil(now.Add(time.Minute)), jwtUntil(now.Add(time.Hour)), jwtUntil(now.Add(-time.Second))
+	for _, c := range []struct {
+		token, was string
+		ok         bool
+	}{
+		{later, good, true}, {good, later, true}, {good, good, true}, {expired, expired, true}, {jwt(`{}`), good, true}, {good, "opaque", true},
+		{"other", "opaque", true}, {good, "", true}, {"opaque", "", true},
+		{"", good, false}, {expired, good, false}, {"garbage", good, false}, {good[:10], good, false}, {expired, "opaque", false},
+	} {
+		if err := unfit(c.token, c.was, now); (err == nil) != c.ok {
+			t.Errorf("%q after %q: %v", c.token, c.was, err)
+		}
+	}
+}
+
 func TestTokenIsNotSentToAServerThatTakesNone(t *testing.T) {
 	i := &issuer{life: time.Minute}
 	f := newFakeCluster("a").ofOld(true)
@@ -193,9 +211,10 @@ func TestTokenIsNotSentToAServerThatTakesNone(t *testing.T) {
 
 // A file is polled: what it holds is sent when it is the same twice in a row.
 func TestTokenThatIsPolled(t *testing.T) {
+	second := jwt(`{"jti":2}`)
 	synctest.Test(t, func(t *testing.T) {
 		var mu sync.Mutex
-		file, reads := "first", 0
+		file, reads := jwt(`{"jti":1}`), 0
 		write := func(s string) {
 			mu.Lock()
 			defer mu.Unlock()
@@ -216,25 +235,27 @@ func TestTokenThatIsPolled(t *testing.T) {
 		if sent := f.nodes[0].sent(0); len(sent) != 0 {
 			t.Errorf("a token that has not changed was sent: %q", sent)
 		}
-		write("seco") // half of it
+		write(second[:len(second)/2])
 		time.Sleep(time.Second)
-		write("second")
+		write(second)
 		time.Sleep(2 * time.Second)
 		for _, n := range f.nodes {
-			if sent := n.sent(0); !slices.Equal(sent, []string{"second"}) {
+			if sent := n.sent(0); !slices.Equal(sent, []string{second}) {
 				t.Errorf("node %s was sent %q", n.id, sent)
 			}
 		}
-		write("")
-		time.Sleep(5 * time.Second)
-		write("second")
+		for _, bad := range []string{"", "half", "", jwtUntil(time.Now().Add(-time.Minute))} {
+			write(bad)
+			time.Sleep(5 * time.Second)
+		}
+		write(second)
 		time.Sleep(5 * time.Second)
 		if sent := f.nodes[0].sent(0); len(sent) != 1 {
 			t.Errorf("sent %q", sent)
 		}
 		mu.Lock()
 		defer mu.Unlock()
-		if reads > 80 {
+		if reads > 100 {
 			t.Errorf("the file was read %d times", reads)
 		}
 	})

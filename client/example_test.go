@@ -48,6 +48,24 @@ func Example() {
 	}
 }
 
+// A token from a file, which somebody replaces before the token expires.
+func ExampleClient_token() {
+	c := &client.Client{
+		URL: "https://piko.example.com",
+		Token: func(context.Context) (string, error) {
+			text, err := os.ReadFile("/run/secrets/piko-token")
+			return string(text), err
+		},
+		TokenMayChange: true,        // a refusal is not the last word
+		TokenPoll:      time.Second, // so often the file is looked at
+	}
+	ln, err := c.Listen(context.Background(), "my-endpoint")
+	if err != nil {
+		log.Fatal(err)
+	}
+	log.Fatal(http.Serve(ln, nil))
+}
+
 // An HTTP server whose clients send their requests to piko.
 func ExampleClient_Listen() {
 	piko := startPiko() // yours runs elsewhere

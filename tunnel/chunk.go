@@ -10,6 +10,9 @@ type chunk struct {
 	buf  []byte
 	r, w int // buf[r:w] is unread
 	size int // index into chunkSizes
+
+	budget *Budget // that has counted it; nil is none
+	since  int64   // when it was counted, on the budget's clock
 }
 
 // chunkSizes are chosen by the frame. The largest takes a frame of 32 KiB, and
@@ -32,6 +35,10 @@ func getChunk(n int) *chunk {
 
 // free gives c back.
 func (c *chunk) free() {
+	if c.budget != nil {
+		c.budget.used.Add(-int64(len(c.buf)))
+		c.budget = nil
+	}
 	c.next, c.r, c.w = nil, 0, 0
 	chunkPools[c.size].Put(c)
 }

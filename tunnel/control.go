@@ -67,6 +67,7 @@ func (c *control) run(node bool) {
 		err = &ProtocolError{Reason: "control stream ended before the tunnel"}
 	}
 	c.s.end(err) // without effect if it was the session that ended
+	st.Reset()
 }
 
 // get opens the control stream, or at a node waits for it.

@@ -21,7 +21,9 @@
 // Mux. yamux as hashicorp/yamux speaks it, so that v0.9.0 peers are peers. The
 // upstream is yamux' client, the node its server. The node opens the streams
 // (even ids), one for each connection it wants to the upstream's service. A
-// frame's header and body travel in one message.
+// frame's header and body travel in one message. A reset by a window update says
+// 1 in its length where the sender has too many unread bytes in its memory, which
+// yamux ignores.
 //
 // Control. Negotiated by x-piko-features, so that v0.9.0 never sees it: the
 // upstream opens stream 1 and no other, and each side writes JSON objects on

@@ -42,6 +42,10 @@ const (
 	goAwayInternal = 2 // we are broken; v0.9.0 agents reconnect after it
 )
 
+// rstOverloaded is the length of a window update that resets a stream because too
+// many bytes wait for readers. It is ours.
+const rstOverloaded = 1
+
 const (
 	// initialWindow is what either side may send on a new stream before it
 	// hears anything.

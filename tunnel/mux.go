@@ -52,6 +52,7 @@ type muxOptions struct {
 	// allowPeerStreams is how many streams the peer may open: at a node in all,
 	// at an upstream how many it has not accepted yet.
 	allowPeerStreams int
+	budget           *Budget           // nil is none
 	meta             bool              // the node's streams begin with a preamble
 	onGoAway         func(code uint32) // called by run, once, without locks; may be nil
 }
@@ -261,7 +262,7 @@ func (m *mux) fail(err error) {
 		return
 	}
 	m.err = err
-	streams := m.streams
+	streams, unaccepted := m.streams, m.unaccepted()
 	m.streams, m.backlog = nil, nil
 	close(m.done)
 	m.acceptable.Broadcast()
@@ -275,6 +276,9 @@ func (m *mux) fail(err error) {
 	m.out.fail(err)
 	for _, s := range streams {
 		s.fail(err)
+	}
+	for _, s := range unaccepted {
+		s.drop()
 	}
 }
 

@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"net"
+
+	"piko/fault"
 )
 
 // Errors of streams. A session's end is seen on its streams as the error that
@@ -17,9 +19,13 @@ var (
 	// ErrClosed: the stream was closed or reset at this end. It is a
 	// net.ErrClosed.
 	ErrClosed = fmt.Errorf("use stream: %w", net.ErrClosed)
+	// ErrPeerOverloaded: the peer reset the stream because too many bytes
+	// waited there for readers. It is a fault.Overloaded.
+	ErrPeerOverloaded error = fault.New(fault.Overloaded, ErrStreamReset)
 	// ErrBufferFull: the session held too many bytes that nobody had read when
 	// more came for this stream, which was reset.
-	ErrBufferFull = errors.New("stream reset: too many unread bytes in its tunnel")
+	// It is a fault.Overloaded.
+	ErrBufferFull error = fault.New(fault.Overloaded, errors.New("stream reset: too many unread bytes in its tunnel"))
 )
 
 // Errors of open. Nothing was sent.

@@ -138,7 +138,11 @@ func (m *mux) onStreamFrame(f muxFrame) error {
 		}
 	}
 	if f.has(flagRST) {
-		s.onRST()
+		code := uint32(0)
+		if f.kind == kindWindow {
+			code = f.length
+		}
+		s.onRST(code)
 	}
 	if s.unheard {
 		m.greet(s, f)
@@ -224,7 +228,7 @@ func (m *mux) spend(f muxFrame) error {
 }
 
 func (m *mux) onWindow(s *Stream, f muxFrame) error {
-	if f.length == 0 {
+	if f.length == 0 || f.has(flagRST) {
 		if f.flags == 0 {
 			return m.spend(f)
 		}

@@ -30,21 +30,40 @@ func (m *mux) shrink() {
 // may have sent on it that is still on its way. Calling it again does nothing.
 func (m *mux) remove(s *Stream, window uint32) {
 	m.mu.Lock()
-	defer m.mu.Unlock()
 	if m.streams[s.id] != s {
+		m.mu.Unlock()
 		return
 	}
 	delete(m.streams, s.id)
 	m.shrink()
 	m.ackedLocked(s)
 	m.late.add(window)
-	m.greeted(s)
+	nobodys := m.greeted(s)
 	for i, waiting := range m.backlog {
 		if waiting == s {
 			m.backlog = append(m.backlog[:i], m.backlog[i+1:]...)
+			nobodys = true
 			break
 		}
 	}
+	m.mu.Unlock()
+	if nobodys {
+		s.drop()
+	}
+}
+
+// unaccepted returns the peer's streams that nobody has got from accept. It
+// needs mu.
+func (m *mux) unaccepted() []*Stream {
+	list := m.backlog
+	if m.greeting > 0 {
+		for _, s := range m.streams {
+			if s.greeting {
+				list = append(list, s)
+			}
+		}
+	}
+	return list
 }
 
 // acked makes room for another stream that the peer has not accepted.

@@ -45,6 +45,9 @@ type Options struct {
 	// Wheel watches whether the peer is alive; nil means a timer of the
 	// session's own.
 	Wheel *Wheel
+	// Budget bounds the memory of unread bytes over all sessions that share it;
+	// nil is none.
+	Budget *Budget
 	// Events are called when something happens to the session.
 	Events Events
 }
@@ -118,6 +121,7 @@ func (o Options) mux(node bool, peer Peer, onGoAway func(uint32)) muxOptions {
 		window:           min(max(window, minStreamWindow), maxStreamWindow),
 		maxStreams:       streams,
 		maxBuffered:      maxBuffered,
+		budget:           o.Budget,
 		allowPeerStreams: allow,
 		meta:             slices.Contains(peer.Features, FeatureControl) && slices.Contains(peer.Features, FeatureMeta),
 		onGoAway:         onGoAway,

@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -55,11 +56,15 @@ type Stream struct {
 	wdeadline    deadline
 	done         chan struct{} // nil until somebody asks
 	over         bool          // done is closed
+	budgeted     bool          // in the list of the budget
+	lost         bool          // bytes were dropped that somebody would have read
 
 	// Guarded by m.mu.
 	unacked     bool      // counted in m.unacked
 	lingerUntil time.Time // zero unless closed and waiting for the peer, or greeting
 	greeting    bool      // counted in m.greeting
+
+	gone atomic.Bool // nobody will read what has arrived; set with mu held, before dropCurrent
 
 	unheard bool // the preamble has not come; belongs to the read loop
 
@@ -180,8 +185,12 @@ func (s *Stream) Reset() {
 // shut is what Close and Reset have in common. It needs mu.
 func (s *Stream) shut() {
 	s.closed = true
+	s.gone.Store(true)
 	s.m.out.cancel(s)
 	s.dropUnread()
+	if b := s.m.opt.budget; b != nil {
+		b.forget(s)
+	}
 	s.rdeadline.stop()
 	s.wdeadline.stop()
 	s.wake()
@@ -199,8 +208,13 @@ func (s *Stream) sendFIN(more uint32) {
 
 // sendRST tells the peer that the stream is gone, and returns what it may have
 // sent until it knows. It needs mu.
-func (s *Stream) sendRST() (window uint32) {
-	_ = s.m.out.control(muxFrame{kind: kindWindow, flags: flagRST, id: s.id})
+func (s *Stream) sendRST() (window uint32) { return s.resetWith(0) }
+
+// resetWith is sendRST with a code that says why, in the place of what the frame
+// adds to the window: peers that do not know it add it to that of a stream that
+// is no more.
+func (s *Stream) resetWith(code uint32) (window uint32) {
+	_ = s.m.out.control(muxFrame{kind: kindWindow, flags: flagRST, id: s.id, length: code})
 	if s.finSeen {
 		return 0
 	}
@@ -224,8 +238,8 @@ func (s *Stream) fail(err error) {
 	s.wake()
 }
 
-// dropCurrent frees what Read has left, unless Read is at it; then the garbage
-// collector does.
+// dropCurrent frees what Read has left, unless Read is at it, which then does it
+// itself when it returns.
 func (s *Stream) dropCurrent() {
 	if !s.rmu.TryLock() {
 		return
@@ -237,11 +251,20 @@ func (s *Stream) dropCurrent() {
 	s.rmu.Unlock()
 }
 
+// dropIfGone is what Read ends with, without rmu.
+func (s *Stream) dropIfGone() {
+	if s.gone.Load() {
+		s.dropCurrent()
+	}
+}
+
 // readFails is why Read returns at once whatever has arrived. It needs mu.
 func (s *Stream) readFails() error {
 	switch {
 	case s.closed:
 		return ErrClosed
+	case s.lost:
+		return s.err
 	case s.rdeadline.passed:
 		return os.ErrDeadlineExceeded
 	}

@@ -12,6 +12,7 @@ func (s *Stream) read(p []byte, take func(p []byte) (n int)) (int, error) {
 	if len(p) == 0 {
 		return 0, nil
 	}
+	defer s.dropIfGone()
 	s.rmu.Lock()
 	defer s.rmu.Unlock()
 	s.mu.Lock()

@@ -81,13 +81,16 @@ func (s *Stream) rejectAndUnlock() {
 // holds too much it resets the stream and returns nil. It needs mu.
 func (s *Stream) newChunk(n int) *chunk {
 	c := getChunk(n)
-	if s.m.unread.Add(int64(len(c.buf))) <= int64(s.m.opt.maxBuffered) {
+	if s.m.unread.Add(int64(len(c.buf))) > int64(s.m.opt.maxBuffered) {
+		s.err = ErrBufferFull
+	} else if !s.m.opt.budget.charge(s, c) {
+		s.err = ErrOverloaded
+	} else {
 		return c
 	}
 	s.m.unread.Add(-int64(len(c.buf)))
 	c.free()
-	s.err = ErrBufferFull
-	s.sendRST()
+	s.resetWith(rstOverloaded)
 	s.dropUnread()
 	s.wake()
 	return nil
@@ -221,10 +224,13 @@ func (s *Stream) onFIN() (again bool) {
 
 // onRST ends the stream. What had arrived can still be read, and if the peer
 // had ended its side before, then EOF.
-func (s *Stream) onRST() {
+func (s *Stream) onRST(code uint32) {
 	s.mu.Lock()
 	if s.err == nil {
 		s.err = ErrStreamReset
+		if code == rstOverloaded {
+			s.err = ErrPeerOverloaded
+		}
 		if s.opener && !s.acked && !s.heard {
 			s.err = ErrRefused
 		}

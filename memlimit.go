@@ -29,6 +29,22 @@ func limitMemory(getenv func(string) (string, bool), log *slog.Logger) {
 	log.Debug("memory limit taken from the cgroup", "cgroup_bytes", limit, "limit_bytes", limit/10*9)
 }
 
+// machineMemory is the memory of the machine, 0 if that cannot be told.
+func machineMemory(read func(string) ([]byte, error)) int64 {
+	text, err := read("/proc/meminfo")
+	if err != nil {
+		return 0 // not Linux
+	}
+	for line := range strings.Lines(string(text)) {
+		fields := strings.Fields(line) // MemTotal:  16384000 kB
+		if len(fields) == 3 && fields[0] == "MemTotal:" {
+			n, _ := strconv.ParseInt(fields[1], 10, 53)
+			return n << 10
+		}
+	}
+	return 0
+}
+
 // cgroupLimit is the smallest memory limit of the cgroup and those above it, 0
 // if there is none. groups is /proc/self/cgroup.
 func cgroupLimit(groups string, read func(string) ([]byte, error)) int64 {

@@ -23,6 +23,7 @@ import (
 	"piko/peer"
 	"piko/proxy"
 	"piko/router"
+	"piko/tunnel"
 	"piko/upstreamconn"
 )
 
@@ -105,6 +106,8 @@ type server struct {
 	peers     *peer.Peers
 	upgrades  *upgrades
 	limits    *limit.Requests
+	memory    *limit.Memory
+	budget    *tunnel.Budget
 	public    *proxy.Public
 	gate      *gate // clients' requests in flight
 	hops      *gate // other nodes' requests in flight
@@ -150,12 +153,16 @@ func newServer(cfg serverConfig, log *slog.Logger) (*server, error) {
 		return nil, err
 	}
 
+	if err := s.newLimits(log, registry); err != nil {
+		return nil, err
+	}
 	s.upstreams = &upstreamconn.Server{
 		NodeID:       s.id,
 		Table:        s.table,
 		Logger:       subsystem(log, "upstream"),
 		StreamWindow: int(cfg.Upstream.StreamWindow),
 		MaxRequests:  cfg.Proxy.Limits.RequestsPerTunnel,
+		Budget:       s.budget,
 		ClusterSize:  s.clusterSize,
 		Others:       s.others,
 		Average:      func() float64 { return s.gossip.AverageUpstreams() },
@@ -178,9 +185,6 @@ func newServer(cfg serverConfig, log *slog.Logger) (*server, error) {
 		Auth:      s.guards.adminAuth(),
 		PassToken: len(secrets) > 0 || s.adminTLS != nil && !cfg.Admin.TLS.Client.InsecureSkipVerify,
 		Logger:    subsystem(log, "admin"),
-	}
-	if s.limits, err = limit.NewRequests(cfg.Proxy.Limits.limits(), nil, registry); err != nil {
-		return nil, err
 	}
 	if s.public, err = proxy.NewPublic(s.proxyOptions(log, registry)); err != nil {
 		return nil, err
@@ -213,6 +217,7 @@ func (s *server) proxyOptions(log *slog.Logger, registry prometheus.Registerer) 
 		NodeID:       s.id,
 		Internal:     s.peers,
 		Limits:       s.limits,
+		Buffers:      s.budget,
 		Auth:         s.guards.proxy,
 		Timeout:      zeroIsOff(cfg.Timeout),
 		ReadTimeout:  zeroIsOff(cfg.HTTP.ReadTimeout),
@@ -267,6 +272,9 @@ func (s *server) Run(ctx context.Context) error {
 	running.Go(func() { failed <- s.peers.Run(base) })
 	running.Go(func() { failed <- s.gossip.Run(base) })
 	running.Go(func() { failed <- s.guards.run(base) })
+	running.Go(func() { s.budget.Run(base) })
+	running.Go(func() { s.memory.Run(base) })
+	running.Go(func() { s.tellResets(base) })
 	for _, p := range []*port{s.proxy, s.upstream, s.admin} {
 		running.Go(func() { failed <- p.serve(base) })
 	}

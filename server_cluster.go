@@ -31,6 +31,7 @@ const logPath = "/_piko/v1/cluster/log"
 func (s *server) newPeers(log *slog.Logger, registry prometheus.Registerer, secure bool) (*peer.Peers, error) {
 	hops, err := proxy.NewPeer(proxy.PeerOptions{
 		Lookup:     s.table.Lookup,
+		Buffers:    s.budget,
 		Logger:     subsystem(log, "proxy"),
 		Registerer: registry,
 	})
@@ -44,6 +45,7 @@ func (s *server) newPeers(log *slog.Logger, registry prometheus.Registerer, secu
 		Authority:  s.clusterTLS.authority(),
 		Lookup:     s.lookupPeer,
 		Handler:    http.HandlerFunc(s.servePeer),
+		Budget:     s.budget,
 		Logger:     subsystem(log, "peer"),
 		Registerer: registry,
 	})

@@ -172,5 +172,5 @@ var causes = [reasons]error{
 	refusedTenant:       errors.New("tenant has as many requests in flight as it may"),
 	refusedTenantRate:   errors.New("tenant has no token left"),
 	refusedNode:         errors.New("node has as many requests in flight as it may"),
-	refusedMemory:       errors.New("memory is short"),
+	refusedMemory:       errShort,
 }

@@ -215,7 +215,7 @@ func (p *Peers) begin(nc net.Conn, caller Node, took time.Duration) {
 		nc.Close() // the caller finds that its session does not last
 		return
 	}
-	in.sess = tunnel.NewPeerSession(nc, false, tunnel.Options{Events: tunnel.Events{Drained: in.onDrained}})
+	in.sess = tunnel.NewPeerSession(nc, false, tunnel.Options{Budget: p.opt.Budget, Events: tunnel.Events{Drained: in.onDrained}})
 	p.inbound[in] = struct{}{}
 	p.wg.Go(in.run)
 	p.mu.Unlock()

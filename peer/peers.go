@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"piko/tunnel"
 )
 
 // Node is another node, as gossip knows it. It is a value; Key is not changed.
@@ -40,6 +42,9 @@ type Options struct {
 	Lookup func(epoch string) (Node, bool)
 	// Handler serves the requests of proven peers; CallerOf says whose.
 	Handler http.Handler
+	// Budget bounds the bytes that wait for slow readers; nil is no bound over
+	// all connections.
+	Budget *tunnel.Budget
 	// Logger gets what changes; nil discards.
 	Logger *slog.Logger
 	// Registerer gets the metrics; nil is none.

@@ -55,7 +55,7 @@ type session struct {
 func newSession(l *Link, nc net.Conn) *session {
 	s := &session{l: l, since: time.Now(), asked: make(chan struct{}), retired: make(chan struct{})}
 	s.pool = &relay.Pool{Dial: s.dial, IdleTimeout: idleStream, MaxResponseHeader: maxHeaderBytes}
-	s.sess = tunnel.NewPeerSession(nc, true, tunnel.Options{Events: tunnel.Events{
+	s.sess = tunnel.NewPeerSession(nc, true, tunnel.Options{Budget: l.p.opt.Budget, Events: tunnel.Events{
 		Drain:  func(tunnel.DrainMessage) { s.onAsked() },
 		GoAway: func(uint32) { s.onAsked() },
 	}})

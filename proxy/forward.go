@@ -160,7 +160,7 @@ func (x *exchange) prepare(target string) {
 	x.fresh = x.r.WithContext(&x.call)
 	x.fresh.URL, x.fresh.Close = &x.url, false
 	x.template = *x.fresh
-	x.body = relay.TakeBody(x.w, x.r, relay.BodyOptions{Keep: maxKept, Progress: x.readProgress()})
+	x.body = relay.TakeBody(x.w, x.r, relay.BodyOptions{Keep: maxKept, Buffers: x.f.opt.Buffers, Progress: x.readProgress()})
 	if d, ok := x.grpcTimeout(); ok {
 		x.call.expireAfter(d, grpcGrace)
 	}

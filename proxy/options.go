@@ -12,6 +12,7 @@ import (
 	"piko/accesslog"
 	"piko/auth"
 	"piko/limit"
+	"piko/relay"
 	"piko/router"
 )
 
@@ -68,6 +69,9 @@ type Options struct {
 
 	// Limits says which requests are taken at all; nil takes all.
 	Limits *limit.Requests
+
+	// Buffers counts the request bodies that are kept so that they can be sent again; nil is no limit for them.
+	Buffers relay.Buffers
 
 	// Draining, if set, is asked for each request; while it says true every HTTP/1 response closes its connection.
 	Draining func() bool

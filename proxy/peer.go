@@ -18,6 +18,8 @@ import (
 type PeerOptions struct {
 	// Lookup says where requests for an endpoint can go; only the local candidates count. As for Options.
 	Lookup func(endpoint string) *router.Route
+	// Buffers is that of Options.
+	Buffers relay.Buffers
 	// Logger gets why requests failed, at debug. nil discards.
 	Logger *slog.Logger
 	// Registerer gets the metrics. nil is none.
@@ -41,7 +43,7 @@ type Peer struct {
 
 // NewPeer returns a handler. It fails if there is no Lookup or the metrics are registered already.
 func NewPeer(opt PeerOptions) (*Peer, error) {
-	o := Options{Lookup: opt.Lookup, Logger: opt.Logger, Timeout: -1, ReadTimeout: -1, WriteTimeout: -1}
+	o := Options{Lookup: opt.Lookup, Buffers: opt.Buffers, Logger: opt.Logger, Timeout: -1, ReadTimeout: -1, WriteTimeout: -1}
 	if err := o.setDefaults(); err != nil {
 		return nil, err
 	}

@@ -26,9 +26,17 @@ var (
 type BodyOptions struct {
 	// Keep is how many bytes are kept, so that a body that is no longer can be sent again. 0 is none.
 	Keep int
+	// Buffers counts what is kept, and says that it is too much: then a body is not kept. nil takes everything.
+	Buffers Buffers
 	// Progress is how long a body with a Content-Length may stay away before reading it fails with a time-out. 0 is
 	// for ever.
 	Progress time.Duration
+}
+
+// Buffers counts the memory of a process's buffers. Safe for concurrent use.
+type Buffers interface {
+	Reserve(n int) (ok bool)
+	Release(n int)
 }
 
 // Body is the body of a server's request on its way through RoundTrip. A handler takes one per request, attaches it to
@@ -58,6 +66,7 @@ type Body struct {
 	log      []byte // the bytes up to pos that were kept, from base on
 	base     int64
 	pooled   *[]byte // where log came from
+	reserved int     // of opt.Buffers
 	released bool    // no further Attach will come
 	taking   bool    // Finish ends a read with a deadline
 	end      error   // what reading the client ended with

@@ -74,7 +74,7 @@ func (r *bodyReader) record(data []byte, err error) (int, error) {
 		b.keep(data) // for the one that came after us, which has no other way to it
 		return 0, errBodyTaken
 	}
-	if b.keeping(len(data)) {
+	if b.keeping(len(data)) && b.reserve(len(data)) {
 		b.keep(data)
 	} else {
 		b.free()
@@ -126,11 +126,28 @@ func (b *Body) trim() {
 	}
 }
 
+// reserve counts the memory that n more bytes will take, or says that there is none for them. It wants mu.
+func (b *Body) reserve(n int) bool {
+	need := len(b.log) + n
+	if b.opt.Buffers == nil || need <= cap(b.log) {
+		return true
+	}
+	size := bufferSize(b.wanted(need)) - b.reserved
+	if !b.opt.Buffers.Reserve(size) {
+		return false
+	}
+	b.reserved += size
+	return true
+}
+
+// wanted is how large a log is made that is to hold need bytes.
+func (b *Body) wanted(need int) int { return max(need, int(min(b.req.ContentLength, largeBody))) }
+
 // keep appends to the log. It wants mu.
 func (b *Body) keep(data []byte) {
 	if need := len(b.log) + len(data); need > cap(b.log) {
 		old, oldPooled := b.log, b.pooled
-		b.pooled = bodyBuffer(max(need, int(min(b.req.ContentLength, largeBody))))
+		b.pooled = bodyBuffer(b.wanted(need))
 		b.log = append((*b.pooled)[:0], old...)
 		putBodyBuffer(oldPooled)
 	}
@@ -141,6 +158,21 @@ func (b *Body) keep(data []byte) {
 func (b *Body) free() {
 	putBodyBuffer(b.pooled)
 	b.log, b.pooled = nil, nil
+	if b.reserved > 0 {
+		b.opt.Buffers.Release(b.reserved)
+		b.reserved = 0
+	}
+}
+
+// bufferSize is how large a buffer for size bytes is.
+func bufferSize(size int) int {
+	switch {
+	case size <= smallBody:
+		return smallBody
+	case size <= largeBody:
+		return largeBody
+	}
+	return size
 }
 
 func bodyBuffer(size int) *[]byte {

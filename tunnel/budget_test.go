@@ -151,7 +151,7 @@ func TestBudgetResetsTheSlowest(t *testing.T) {
 		const readers = 10
 		var victims []*Stream
 		for i := range readers {
-			victims = append(victims, slow(time.Second<<(readers-i)))
+			victims = append(victims, slow(20*time.Millisecond<<(readers-i)))
 			if used := b.Used(); used > b.Size() {
 				t.Errorf("%d bytes are held, %d may be", used, b.Size())
 			}

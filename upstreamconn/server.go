@@ -46,6 +46,9 @@ type Server struct {
 	// MaxRequests bounds the requests of a tunnel at once; 0 is no other bound
 	// than that of its streams.
 	MaxRequests int
+	// Budget bounds the bytes that wait for slow readers; nil is no bound over
+	// all tunnels.
+	Budget *tunnel.Budget
 	// Registerer gets the metrics; nil means none.
 	Registerer prometheus.Registerer
 

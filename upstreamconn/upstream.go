@@ -84,6 +84,7 @@ func (u *upstream) options() tunnel.Options {
 		StreamWindow: u.server.StreamWindow,
 		MaxStreams:   u.server.MaxStreams,
 		Wheel:        u.server.wheel,
+		Budget:       u.server.Budget,
 		Events: tunnel.Events{
 			Drain:  u.onDrain,
 			Weight: u.onWeight,

@@ -2,6 +2,7 @@ package client
 
 import (
 	"net"
+	"net/netip"
 	"sync"
 	"sync/atomic"
 )
@@ -109,6 +110,53 @@ func (c *countedConn) Close() error {
 func (c *countedConn) Reset() {
 	c.end()
 	c.stream.Reset()
+}
+
+// The other methods of a connection are those of what is counted, as far as
+// that has them.
+
+// Done is closed when the connection is of no more use; nil, which is never, if
+// it cannot tell.
+func (c *countedConn) Done() <-chan struct{} {
+	if d, ok := c.stream.(interface{ Done() <-chan struct{} }); ok {
+		return d.Done()
+	}
+	return nil
+}
+
+// ClientAddr is the client for which a node has opened the connection; not valid
+// if nobody has said.
+func (c *countedConn) ClientAddr() netip.AddrPort {
+	if a, ok := c.stream.(interface{ ClientAddr() netip.AddrPort }); ok {
+		return a.ClientAddr()
+	}
+	return netip.AddrPort{}
+}
+
+// ReadOr counts what it reads, and what take has taken.
+func (c *countedConn) ReadOr(p []byte, take func(p []byte) (n int)) (int, error) {
+	s, ok := c.stream.(interface {
+		ReadOr(p []byte, take func(p []byte) (n int)) (int, error)
+	})
+	if !ok {
+		return c.Read(p)
+	}
+	n, err := s.ReadOr(p, func(p []byte) int {
+		n := take(p)
+		c.metrics.BytesIn.Add(int64(n))
+		return n
+	})
+	c.metrics.BytesIn.Add(int64(n))
+	return n, err
+}
+
+// TryWrite counts what it writes: nothing, if the connection cannot try.
+func (c *countedConn) TryWrite(p []byte) (n int) {
+	if w, ok := c.stream.(interface{ TryWrite(p []byte) (n int) }); ok {
+		n = w.TryWrite(p)
+	}
+	c.metrics.BytesOut.Add(int64(n))
+	return n
 }
 
 func (c *countedConn) end() { c.closed.Do(func() { c.metrics.Open.Add(-1) }) }

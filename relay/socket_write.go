@@ -23,10 +23,10 @@ type writing struct {
 	err error // kept, since the system tells it only once
 }
 
-// socketWriter returns dst if it is not a socket, and nothing but that.
+// socketWriter returns dst itself if it is not a socket.
 func socketWriter(dst io.Writer) io.Writer {
-	tcp, ok := dst.(*net.TCPConn)
-	if !ok {
+	tcp := tcpConn(dst)
+	if tcp == nil {
 		return dst
 	}
 	raw, err := tcp.SyscallConn()

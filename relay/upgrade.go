@@ -97,13 +97,20 @@ func (u *upgraded) Abort() { u.x.c.abort() }
 // If the context's cause is ErrGoingAway, a WebSocket is told so before: in each direction that is between two frames,
 // or will be within a second, with a close frame of status 1001. A second is also what both sides get to answer.
 //
-// The error is nil if both directions ended in order; *ClientError if the client's side failed.
+// The error is nil if both directions ended in order; *ClientError if the client's side failed. If it fails before the
+// copying begins, the service's connection is reset.
 func Upgrade(w http.ResponseWriter, req *http.Request, res *http.Response) (in, out int64, err error) {
 	defer res.Body.Close()
 	service, said, ok := takeOver(res.Body)
 	if !ok {
 		return 0, 0, malformed("status 101 without a connection")
 	}
+	began := false
+	defer func() {
+		if !began { // an end in order would be a word of the client's
+			resetConn(service)
+		}
+	}()
 	client, brw, err := http.NewResponseController(w).Hijack()
 	if err != nil {
 		return 0, 0, &ClientError{Op: "take over connection", Err: err}
@@ -122,6 +129,7 @@ func Upgrade(w http.ResponseWriter, req *http.Request, res *http.Response) (in, 
 	if err := s.writeHead(req.Context(), client, head); err != nil {
 		return 0, 0, err
 	}
+	began = true
 	err = s.run(req.Context())
 	return s.forth.n, s.back.n, upgradeError(err, client)
 }

@@ -7,7 +7,9 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -192,3 +194,47 @@ func TestSwitchWaitsForTheRequest(t *testing.T) {
 	res.Body.Close()
 	close(ends)
 }
+
+// A client whose connection cannot be taken over has said nothing: the service must not take that for an end in order.
+func TestUpgradeThatCannotBeginResetsTheService(t *testing.T) {
+	for name, w := range map[string]http.ResponseWriter{
+		"hijack fails": httptest.NewRecorder(),
+		"client gone":  &hijackable{httptest.NewRecorder(), goneConn{}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p, ends := upgrader(t)
+			req := upgradeRequest(t)
+			res, err := p.RoundTrip(req)
+			if err != nil {
+				t.Fatal(err)
+			}
+			far := <-ends
+			defer close(ends)
+			if _, _, err := Upgrade(w, req, res); !isClientErr(err) {
+				t.Errorf("got %v", err)
+			}
+			if n, err := far.Read(make([]byte, 1)); !errors.Is(err, syscall.ECONNRESET) {
+				t.Errorf("the service got %d bytes, %v", n, err)
+			}
+			wantIdle(t, p, 0)
+		})
+	}
+}
+
+func isClientErr(err error) bool { _, ok := errors.AsType[*ClientError](err); return ok }
+
+// hijackable gives its connection away.
+type hijackable struct {
+	*httptest.ResponseRecorder
+	nc net.Conn
+}
+
+func (h *hijackable) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	return h.nc, bufio.NewReadWriter(bufio.NewReader(h.nc), bufio.NewWriter(h.nc)), nil
+}
+
+// goneConn takes nothing.
+type goneConn struct{ net.Conn }
+
+func (goneConn) Write([]byte) (int, error) { return 0, io.ErrClosedPipe }
+func (goneConn) Close() error              { return nil }

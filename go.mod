@@ -15,6 +15,8 @@ require (
 
 require github.com/golang-jwt/jwt/v5 v5.3.1
 
+require golang.org/x/crypto v0.58.0
+
 require (
 	github.com/beorn7/perks v1.0.1 // indirect
 	github.com/cespare/xxhash/v2 v2.3.0 // indirect

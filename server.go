@@ -64,7 +64,7 @@ func (c *serverNodeCmd) checkConfig(*cli) error {
 	if err := c.check(); err != nil {
 		return err
 	}
-	_, err := c.loadTLS()
+	_, err := c.loadTLS(nil, nil)
 	return err
 }
 
@@ -114,10 +114,12 @@ type server struct {
 	proxy     *port
 	upstream  *port
 	admin     *port
-	guards    *guards // who may use the ports
-	registry  *prometheus.Registry
-	files     *listen.Descriptors
-	ready     chan struct{} // closed when the node serves
+
+	challenges *port   // of ACME over plain HTTP; nil: none
+	guards     *guards // who may use the ports
+	registry   *prometheus.Registry
+	files      *listen.Descriptors
+	ready      chan struct{} // closed when the node serves
 
 	nodeTLS
 	expiry *certs.Expiry // of its certificates
@@ -140,7 +142,7 @@ func newServer(cfg serverConfig, log *slog.Logger) (*server, error) {
 	registry.MustRegister(cfg.Collectors...)
 	s.registry, s.files = registry, listen.NewDescriptors()
 	var err error
-	if s.nodeTLS, err = cfg.loadTLS(); err != nil {
+	if s.nodeTLS, err = cfg.loadTLS(s.endpointExists, subsystem(log, "proxy")); err != nil {
 		return nil, err
 	}
 	s.expiry = s.watchExpiry(s.log)
@@ -202,7 +204,7 @@ func newServer(cfg serverConfig, log *slog.Logger) (*server, error) {
 
 // closePorts undoes open.
 func (s *server) closePorts() {
-	for _, p := range []*port{s.proxy, s.upstream, s.admin} {
+	for _, p := range []*port{s.proxy, s.upstream, s.admin, s.challenges} {
 		if p != nil {
 			p.ln.Close()
 		}
@@ -255,6 +257,10 @@ func (s *server) open(log *slog.Logger, status *admin.Server) error {
 			return err
 		}
 	}
+	if err := s.openACME(log); err != nil {
+		s.closePorts()
+		return err
+	}
 	return nil
 }
 
@@ -266,8 +272,14 @@ func (s *server) Run(ctx context.Context) error {
 	var running sync.WaitGroup
 	defer running.Wait()
 	defer cut(errStopped)
-	failed := make(chan error, 10)
+	failed := make(chan error, 12)
 	running.Go(func() { failed <- s.expiry.Run(base) })
+	if s.acme != nil {
+		running.Go(func() { failed <- s.acme.Run(base) })
+	}
+	if s.challenges != nil {
+		running.Go(func() { failed <- s.challenges.serveUntil(base) })
+	}
 	running.Go(func() { failed <- s.upstreams.Run(base) })
 	running.Go(func() { failed <- s.peers.Run(base) })
 	running.Go(func() { failed <- s.gossip.Run(base) })

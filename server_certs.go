@@ -21,11 +21,15 @@ type nodeTLS struct {
 	proxyTLS, upstreamTLS, adminTLS *certs.Server
 	adminClientTLS                  *certs.Client // for questions that are passed on to other nodes
 	clusterTLS                      clusterCerts  // for other nodes' connections
+	acme                            *certs.ACME   // behind proxyTLS
 }
 
-// loadTLS reads the files of certificates and keys.
-func (c *serverConfig) loadTLS() (t nodeTLS, err error) {
-	if t.proxyTLS, err = c.Proxy.TLS.load("--proxy.tls.", alpnProxy...); err != nil {
+// loadTLS reads the files of certificates and keys. exists is for ACME.
+func (c *serverConfig) loadTLS(exists func(host string) bool, log *slog.Logger) (t nodeTLS, err error) {
+	if t.acme, err = c.Proxy.TLS.ACME.load(&c.Proxy, exists, log); err != nil {
+		return t, err
+	}
+	if t.proxyTLS, err = c.Proxy.TLS.section(t.acme).load("--proxy.tls.", alpnProxy...); err != nil {
 		return t, err
 	}
 	if t.upstreamTLS, err = c.Upstream.TLS.load("--upstream.tls.", alpnUpstream...); err != nil {
@@ -65,7 +69,7 @@ func (s *server) adminDialTLS() func() *tls.Config {
 }
 
 func (s *server) prepareProxyTLS(next *serverConfig) (p reloadPart, err error) {
-	p.commit, p.applied, err = s.was().Proxy.TLS.prepare(s.proxyTLS, next.Proxy.TLS.serverTLSConfig, "proxy.tls", alpnProxy...)
+	p.commit, p.applied, err = s.was().Proxy.TLS.section(s.acme).prepare(s.proxyTLS, next.Proxy.TLS.section(s.acme), "proxy.tls", alpnProxy...)
 	return p, err
 }
 

@@ -10,6 +10,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"piko/accesslog"
+	"piko/certs"
 )
 
 // serverConfig is everything that one node can be told; defaultServerConfig
@@ -42,7 +43,7 @@ type proxyConfig struct {
 	Timeout        time.Duration   `default:"30s" help:"How long a service may take from the last byte of a request to the first of its response; then the client gets 504. Never ends a response that has begun, an upgraded connection or gRPC. 0s is no limit."`
 	AccessLog      accessLogConfig `embed:"" prefix:"access-log." group:"Access log"`
 	HTTP           proxyHTTPConfig `embed:"" prefix:"http."`
-	TLS            oldTLSConfig    `embed:"" prefix:"tls."`
+	TLS            proxyTLSConfig  `embed:"" prefix:"tls."`
 	Auth           authConfig      `embed:"" prefix:"auth." group:"Tokens of clients"`
 	proxiedConnsConfig
 	Limits limitsConfig `embed:"" prefix:"limits." group:"Limits"`
@@ -126,6 +127,19 @@ type adminTLSConfig struct {
 	Client clientTLSConfig `embed:"" prefix:"client." group:"Questions to other nodes (?forward=), with TLS if this node's admin port has it"`
 }
 
+// proxyTLSConfig is the proxy.tls.* section.
+type proxyTLSConfig struct {
+	oldTLSConfig
+	ACME acmeConfig `embed:"" prefix:"acme." group:"Certificates of an authority by ACME"`
+}
+
+// section is that of the port, with certificates of ACME if there are any.
+func (c proxyTLSConfig) section(acme *certs.ACME) serverTLSConfig {
+	section := c.serverTLSConfig
+	section.others, section.acme = c.ACME.Enabled, acme
+	return section
+}
+
 // oldTLSConfig is the tls section of a port that other nodes reach in a way of
 // their own, or not at all: v0.9.0 had a section client there.
 type oldTLSConfig struct {
@@ -187,7 +201,7 @@ func (c *serverConfig) check() error {
 		errs = append(errs, fmt.Errorf("--shutdown-delay: %v leaves nothing of the grace period of %v; use less, or a longer --grace-period", c.ShutdownDelay, c.GracePeriod))
 	}
 	errs = append(errs, c.Proxy.connsConfig.check("--proxy."), c.Upstream.connsConfig.check("--upstream."), c.Admin.connsConfig.check("--admin."))
-	errs = append(errs, c.Proxy.TLS.check("--proxy.tls."), c.Upstream.TLS.check("--upstream.tls."), c.Admin.TLS.check("--admin.tls."), c.Admin.TLS.Client.check("--admin.tls.client."), c.Proxy.Limits.check(), c.Upstream.Limits.check(), c.Cluster.check(), c.Upstream.Rebalance.check(), c.checkAuth(), c.Proxy.checkTenants(), c.Proxy.AccessLog.check("--proxy.access-log.", "-"))
+	errs = append(errs, c.Proxy.TLS.section(nil).check("--proxy.tls."), c.Proxy.TLS.ACME.check(&c.Proxy), c.Upstream.TLS.check("--upstream.tls."), c.Admin.TLS.check("--admin.tls."), c.Admin.TLS.Client.check("--admin.tls.client."), c.Proxy.Limits.check(), c.Upstream.Limits.check(), c.Cluster.check(), c.Upstream.Rebalance.check(), c.checkAuth(), c.Proxy.checkTenants(), c.Proxy.AccessLog.check("--proxy.access-log.", "-"))
 	if err := errors.Join(errs...); err != nil {
 		return &usageError{err: err}
 	}

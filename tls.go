@@ -117,13 +117,16 @@ type serverTLSConfig struct {
 	Dir        string `placeholder:"DIR" help:"Directory with more certificates: NAME.crt or NAME.pem with NAME.key, and directories that hold tls.crt and tls.key, or fullchain.pem and privkey.pem."`
 	ClientCAs  string `name:"client-cas" placeholder:"FILE" help:"PEM certificates of authorities: only clients with a certificate of one of them get in."`
 	MinVersion string `default:"1.2" enum:"1.2,1.3" help:"Oldest version of TLS that clients may speak."`
+
+	others bool        // there are certificates that no file is named for
+	acme   *certs.ACME // from which they are; nil when nothing is loaded
 }
 
 // tlsVersions are the values of min-version.
 var tlsVersions = map[string]uint16{"": tls.VersionTLS12, "1.2": tls.VersionTLS12, "1.3": tls.VersionTLS13}
 
 // on says whether the port speaks TLS.
-func (c serverTLSConfig) on() bool { return c.Enabled || !c.Cert.empty() || c.Dir != "" }
+func (c serverTLSConfig) on() bool { return c.Enabled || c.others || !c.Cert.empty() || c.Dir != "" }
 
 // check says which option is missing. section is as for a client's.
 func (c serverTLSConfig) check(section string) error {
@@ -135,7 +138,7 @@ func (c serverTLSConfig) check(section string) error {
 		return fmt.Errorf("%skey: missing; %scert needs it", section, section)
 	case certs != keys:
 		return fmt.Errorf("%scert and %skey: %d and %d files; give a key for each certificate, in the same order", section, section, certs, keys)
-	case certs == 0 && c.Dir == "" && c.Enabled:
+	case certs == 0 && c.Dir == "" && !c.others && c.Enabled:
 		return fmt.Errorf("%scert and %skey: missing; %senabled needs them", section, section, section)
 	case c.ClientCAs != "" && !c.on():
 		return fmt.Errorf("%scert and %skey: missing; %sclient-cas needs them: without TLS nobody can show a certificate", section, section, section)
@@ -145,7 +148,7 @@ func (c serverTLSConfig) check(section string) error {
 
 // options is what the package calls it. protocols are those of ALPN.
 func (c serverTLSConfig) options(protocols ...string) certs.ServerOptions {
-	opt := certs.ServerOptions{Dir: c.Dir, ClientCAs: c.ClientCAs, MinVersion: tlsVersions[c.MinVersion], NextProtos: protocols}
+	opt := certs.ServerOptions{Dir: c.Dir, ACME: c.acme, ClientCAs: c.ClientCAs, MinVersion: tlsVersions[c.MinVersion], NextProtos: protocols}
 	for i, cert := range c.Cert.list {
 		opt.Pairs = append(opt.Pairs, certs.Pair{Cert: cert, Key: c.Key.list[i]})
 	}

@@ -76,6 +76,9 @@ func (s *serverState) leaves() []*x509.Certificate {
 	for i, cert := range s.all {
 		list[i] = cert.Leaf
 	}
+	if s.opt.ACME != nil {
+		list = append(list, s.opt.ACME.leaves()...)
+	}
 	return list
 }
 

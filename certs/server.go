@@ -18,6 +18,8 @@ type ServerOptions struct {
 	Pairs []Pair
 	// Dir holds more of them, as PairsOf finds them; they come after Pairs.
 	Dir string
+	// ACME gets certificates for names that none of these is for; nil is nobody.
+	ACME *ACME
 	// ClientCAs is a file with the authorities of clients' certificates; with it
 	// a client has to have one. Empty asks for none.
 	ClientCAs string
@@ -50,7 +52,7 @@ func NewServer(opt ServerOptions) (*Server, error) {
 		MinVersion: tls.VersionTLS12,
 		// The whole configuration and not the certificate alone: authorities
 		// change as well.
-		GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) { return s.now.Load().config, nil },
+		GetConfigForClient: s.configFor,
 	}
 	state, err := loadServer(opt)
 	if err != nil {
@@ -58,6 +60,14 @@ func NewServer(opt ServerOptions) (*Server, error) {
 	}
 	s.now.Store(state)
 	return s, nil
+}
+
+func (s *Server) configFor(hello *tls.ClientHelloInfo) (*tls.Config, error) {
+	now := s.now.Load()
+	if now.opt.ACME != nil && isChallenge(hello) {
+		return now.opt.ACME.challenge(), nil
+	}
+	return now.config, nil
 }
 
 // Config is what a listener needs. It is always the same: what it leads to
@@ -132,7 +142,7 @@ func (s *serverState) loadPairs() error {
 		}
 		s.add(cert)
 	}
-	if len(s.all) == 0 {
+	if len(s.all) == 0 && s.opt.ACME == nil {
 		return errors.New("no certificate is given")
 	}
 	s.pairsSum = digest.Sum(nil)
@@ -156,8 +166,9 @@ func (s *serverState) add(cert *tls.Certificate) {
 }
 
 // choose is tls.Config.GetCertificate: the certificate for the host that the
-// client names, then one for all names of its domain, then the default; of
-// several, the first whose kind of key the client understands.
+// client names, else one for all names of its domain, else one that ACME gets,
+// else the default; of several, the first whose kind of key the client
+// understands.
 func (s *serverState) choose(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
 	name := strings.ToLower(strings.TrimSuffix(hello.ServerName, "."))
 	if name == "" && hello.Conn != nil {
@@ -168,6 +179,12 @@ func (s *serverState) choose(hello *tls.ClientHelloInfo) (*tls.Certificate, erro
 	if len(candidates) == 0 {
 		if _, domain, ok := strings.Cut(name, "."); ok {
 			candidates = s.names["*."+domain]
+		}
+	}
+	if len(candidates) == 0 && s.opt.ACME != nil {
+		cert, err := s.opt.ACME.certificate(hello)
+		if err == nil || len(s.all) == 0 {
+			return cert, err
 		}
 	}
 	if len(candidates) == 0 {

@@ -89,10 +89,16 @@ func (l *Listener) handshake(c *Conn) net.Conn {
 		return nil
 	}
 	_ = c.SetDeadline(time.Time{})
-	if conn.ConnectionState().NegotiatedProtocol == "h2" {
+	switch conn.ConnectionState().NegotiatedProtocol {
+	case "h2":
 		return conn // net/http knows it by its type
+	case "", "http/1.1":
+		return l.wrap(conn)
 	}
-	return l.wrap(conn)
+	// A challenge of ACME, which is over. Whoever agrees on it did not have to
+	// show a certificate, so nothing that follows may be read.
+	conn.Close()
+	return nil
 }
 
 // handshakeResult is the label of a failed handshake.

@@ -99,6 +99,18 @@ func (h *hosts) endpoint(host string) (string, error) {
 	return tunnel.ParseEndpoint(label)
 }
 
+// NameOfHost returns what the table calls the endpoint that a host names: of its
+// tenant, if the host is one's. It is not ok if the host names none.
+func (p *Public) NameOfHost(host string) (name string, ok bool) {
+	hosts, host := p.hosts.Load(), canonicalHost(host)
+	endpoint, err := hosts.endpoint(host)
+	if err != nil {
+		return "", false
+	}
+	tenant, _ := hosts.tenant(host)
+	return tunnel.JoinName(tenant, endpoint), true
+}
+
 // names reports whether a host that is a direct subdomain of domain names an endpoint. A tenant's domain does not name
 // one of whoever has the domain above it.
 func (h *hosts) names(host, domain string) bool {

@@ -9,7 +9,7 @@ import (
 
 // closeConn closes a connection in order. A TLS connection would take up to 5 s to say so.
 func closeConn(c io.Closer) {
-	if d, ok := c.(interface{ SetWriteDeadline(time.Time) error }); ok {
+	if d, ok := c.(interface{ SetWriteDeadline(time.Time) error }); ok && tcpConn(c) == nil {
 		_ = d.SetWriteDeadline(time.Now().Add(goodbye))
 	}
 	_ = c.Close()

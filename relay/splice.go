@@ -208,12 +208,26 @@ func (d *direction) cutOff() bool {
 	if !ok || !metReset(src) {
 		return false
 	}
-	other := &d.s.forth
-	if other == d {
-		other = &d.s.back
-	}
+	other := d.other()
 	<-other.over // the write that met it has returned, or all has ended in order
 	return other.reset
+}
+
+func (d *direction) other() *direction {
+	if d == &d.s.forth {
+		return &d.s.back
+	}
+	return &d.s.forth
+}
+
+// hasEnded reports whether the direction is over, in order. Any goroutine may call it.
+func (d *direction) hasEnded() bool {
+	select {
+	case <-d.over:
+		return d.ended
+	default:
+		return false
+	}
 }
 
 func (d *direction) pump() (readErr, writeErr error) {
@@ -232,6 +246,10 @@ func (d *direction) pump() (readErr, writeErr error) {
 
 // passEnd passes the end of the direction on to where it leads.
 func (d *direction) passEnd() {
+	if tcpConn(d.dst) != nil && d.other().hasEnded() {
+		d.ended = true // by the close that follows: what comes from dst has been read to its end
+		return
+	}
 	err := closeWrite(d.dst)
 	switch {
 	case err == nil:
@@ -290,6 +308,10 @@ func (s *splice) close() {
 	if s.over.Swap(true) {
 		return
 	}
-	closeConn(s.forth.src)
-	closeConn(s.forth.dst)
+	first, second := s.forth.src, s.forth.dst
+	if tcpConn(second) != nil { // which takes no time
+		first, second = second, first
+	}
+	closeConn(first)
+	closeConn(second)
 }

@@ -138,33 +138,6 @@ type messageWriter struct{ *carrier }
 
 func (w messageWriter) Write(p []byte) (int, error) { return len(p), w.writeMessage(p) }
 
-// gorillaReader reads messages of any length as a stream.
-type gorillaReader struct {
-	gorillaStream
-	r io.Reader
-}
-
-func (s *gorillaReader) Read(p []byte) (int, error) {
-	for {
-		if s.r == nil {
-			_, r, err := s.ws.NextReader()
-			if err != nil {
-				return 0, err
-			}
-			s.r = r
-		}
-		n, err := s.r.Read(p)
-		if err == io.EOF {
-			s.r = nil
-			if n == 0 {
-				continue
-			}
-			err = nil
-		}
-		return n, err
-	}
-}
-
 // benchCarriers runs f for every size, role and implementation.
 func benchCarriers(b *testing.B, f func(b *testing.B, c io.ReadWriter, buf []byte)) {
 	for _, size := range []int{12, 1 << 10, 32 << 10} {

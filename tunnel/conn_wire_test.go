@@ -233,3 +233,30 @@ func TestConnWithAGorillaServer(t *testing.T) {
 	defer c.Close()
 	readAll(t, c, "all") // it closes its socket, and says nothing
 }
+
+// gorillaReader reads messages of any length as a stream.
+type gorillaReader struct {
+	gorillaStream
+	r io.Reader
+}
+
+func (s *gorillaReader) Read(p []byte) (int, error) {
+	for {
+		if s.r == nil {
+			_, r, err := s.ws.NextReader()
+			if err != nil {
+				return 0, err
+			}
+			s.r = r
+		}
+		n, err := s.r.Read(p)
+		if err == io.EOF {
+			s.r = nil
+			if n == 0 {
+				continue
+			}
+			err = nil
+		}
+		return n, err
+	}
+}

@@ -183,9 +183,13 @@ func init() {
 
 // startBenchNode runs a node, access log off.
 func startBenchNode(ctx context.Context, secret []secret, join ...joinAddr) *server {
+	return startBenchNodeWith(ctx, func(cfg *serverConfig) { cfg.Cluster.Secret, cfg.Cluster.Join = secret, join })
+}
+
+func startBenchNodeWith(ctx context.Context, change func(*serverConfig)) *server {
 	cfg := loopbackServerConfig()
 	cfg.Proxy.AccessLog.Disable = true
-	cfg.Cluster.Secret, cfg.Cluster.Join = secret, join
+	change(&cfg)
 	node, err := newServer(cfg, slog.New(slog.DiscardHandler))
 	if err != nil {
 		panic(err)
@@ -221,6 +225,9 @@ func runPathChild(system string) {
 	switch system {
 	case "tunnel":
 		address = startBenchTunnel(ctx, origin, "bench", startBenchNode(ctx, nil))
+	case "tunnel-auth":
+		auth := func(cfg *serverConfig) { cfg.Proxy.Auth.HMACSecretKey = []hmacSecret{benchKey} }
+		address = startBenchTunnel(ctx, origin, "bench", startBenchNodeWith(ctx, auth))
 	case "tunnels":
 		node := startBenchNode(ctx, nil)
 		startBenchTunnel(ctx, origin, "other", node)

@@ -25,7 +25,12 @@ const (
 // signToken makes a token by HS256 that expires then.
 func signToken(t testing.TB, key string, expiry time.Time, endpoints ...string) string {
 	t.Helper()
-	claims, err := json.Marshal(map[string]any{"sub": "e2e", "exp": expiry.Unix(), "piko": map[string]any{"listen": endpoints}})
+	return signClaims(t, key, map[string]any{"sub": "e2e", "exp": expiry.Unix(), "piko": map[string]any{"listen": endpoints}})
+}
+
+func signClaims(t testing.TB, key string, all map[string]any) string {
+	t.Helper()
+	claims, err := json.Marshal(all)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -188,7 +188,7 @@ func parse(args []string, p *process) (*kong.Context, error) {
 	if len(args) > 0 && args[0] == "help" {
 		args = append(slices.Clone(args[1:]), "--help")
 	}
-	ctx, err := k.Parse(args)
+	ctx, err := k.Parse(joinDashes(args, k.Model))
 	if _, ok := errors.AsType[errHelpShown](err); ok {
 		return nil, errHelpShown{}
 	}

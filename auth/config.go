@@ -92,14 +92,14 @@ func checkEndpoint(endpoint string) error {
 	switch u.Scheme {
 	case "https", "http":
 		if u.Hostname() == "" {
-			return fmt.Errorf("%q names no host; %s", u.Redacted(), remedy)
+			return fmt.Errorf("%q names no host; %s", shown(u), remedy)
 		}
 	case "file":
 		if filePath(u) == "" {
-			return fmt.Errorf("%q names no file; %s", u.Redacted(), remedy)
+			return fmt.Errorf("%q names no file; %s", shown(u), remedy)
 		}
 	default:
-		return fmt.Errorf("%q is none of https, http and file; %s", u.Redacted(), remedy)
+		return fmt.Errorf("%q is none of https, http and file; %s", shown(u), remedy)
 	}
 	return nil
 }

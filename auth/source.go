@@ -71,7 +71,7 @@ type loaded struct {
 type fetch struct{ done chan struct{} }
 
 func newSource(cfg Config, u *url.URL, log *slog.Logger) (*source, error) {
-	s := &source{cfg: cfg.JWKS, where: u.Redacted(), gap: refreshGap, log: log, wake: make(chan struct{}, 1), asked: map[string]time.Time{}}
+	s := &source{cfg: cfg.JWKS, where: shown(u), gap: refreshGap, log: log, wake: make(chan struct{}, 1), asked: map[string]time.Time{}}
 	if u.Scheme != "file" {
 		s.load = newFetcher(cfg.JWKS, u).load
 		if u.Scheme == "http" && !isLoopback(u.Hostname()) {
@@ -85,6 +85,13 @@ func newSource(cfg Config, u *url.URL, log *slog.Logger) (*source, error) {
 		return nil, cfg.wrap("jwks.endpoint", err)
 	}
 	return s, nil
+}
+
+// shown is a URL without what may be a secret.
+func shown(u *url.URL) string {
+	v := *u
+	v.User, v.RawQuery, v.Fragment = nil, "", ""
+	return v.String()
 }
 
 // adopt takes over what another source of the same set has. It is called before

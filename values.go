@@ -171,6 +171,9 @@ func checkURL(s string, schemes ...string) error {
 		return fmt.Errorf("not a URL: %w; write it like %s://host:port", err, schemes[0])
 	}
 	shown := u.Redacted()
+	if i := strings.LastIndexByte(shown, '@'); u.User == nil && i >= 0 {
+		shown = hidden + shown[i:] // user:password@host, which is no URL
+	}
 	if !slices.Contains(schemes, u.Scheme) {
 		hint := strings.Join(schemes, ", ")
 		return fmt.Errorf("%q has no scheme that fits (%s); write it like %s://host:port", shown, hint, schemes[0])

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"io"
+	stdlog "log"
 	"log/slog"
 	"slices"
 	"strings"
@@ -58,6 +59,14 @@ func renameLogKeys(groups []string, a slog.Attr) slog.Attr {
 		}
 	}
 	return a
+}
+
+// takeStandardLog makes lines of the standard library's log ours, at debug:
+// net/http's client of HTTP/2 has nowhere else to write, and writes a line for
+// each frame of a kind that a service must not send.
+func takeStandardLog(l *slog.Logger) {
+	stdlog.SetFlags(0)
+	stdlog.SetOutput(slog.NewLogLogger(subsystem(l, "net/http").Handler(), slog.LevelDebug).Writer())
 }
 
 // logHandler decides by level and subsystem what is logged, and keeps one

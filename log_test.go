@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"encoding/json"
+	stdlog "log"
 	"log/slog"
 	"regexp"
 	"strings"
@@ -106,5 +107,26 @@ func TestAccessLogOfAChosenSubsystemIsLoggedAtEveryLevel(t *testing.T) {
 	}
 	if got := cfg.accessOptions(log, "other").MinLevel.Level(); got != slog.LevelError {
 		t.Errorf("level %v, want error", got)
+	}
+}
+
+// Whoever makes the standard library write lines, such as a service with odd
+// HTTP/2 frames, fills no log but that of who asks for it.
+func TestStandardLogIsDebug(t *testing.T) {
+	out, flags := stdlog.Writer(), stdlog.Flags()
+	t.Cleanup(func() {
+		stdlog.SetOutput(out)
+		stdlog.SetFlags(flags)
+	})
+	for level, want := range map[string]string{"info": "", "debug": `"subsystem":"net/http"`} {
+		var stderr lockedBuffer
+		p := newTestProcess(t)
+		p.stderr = &stderr
+		p.logger(logConfig{Level: level, Format: "json"})
+		stdlog.Print("a line of the library")
+		p.logs.Load().out.Close()
+		if got := stderr.String(); want == "" && got != "" || !strings.Contains(got, want) {
+			t.Errorf("at %s the log is %q", level, got)
+		}
 	}
 }

@@ -95,6 +95,7 @@ func (p *process) logger(cfg logConfig) *slog.Logger {
 	out := accesslog.NewWriter(p.stderr)
 	log := newLogger(out, cfg, &p.level)
 	p.logs.Store(&processLog{log, out})
+	takeStandardLog(log)
 	return log
 }
 

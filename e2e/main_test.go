@@ -2,7 +2,7 @@
 
 // Package e2e holds the end-to-end tests: they build the real binary once, start it as
 // operators do (flags, signals, environment), and look at it from outside only, through
-// curl, git, a browser, redis, psql, ssh, raw sockets, nginx and haproxy, its exit status, its
+// curl, git, a browser, redis, psql, ssh, slowhttptest, raw sockets, nginx and haproxy, its exit status, its
 // log and /proc.
 //
 //	go test -tags e2e ./e2e

@@ -23,7 +23,7 @@ const (
 
 	// quietTime is how long a connection must have been idle before it may be
 	// closed for want of descriptors. A request may be on its way on a younger one.
-	quietTime = time.Second
+	quietTime = 500 * time.Millisecond
 
 	minPause = 5 * time.Millisecond
 	maxPause = 250 * time.Millisecond
@@ -37,6 +37,7 @@ type Descriptors struct {
 	// Static after construction.
 	limit, reserve int                           // 0: not known
 	number         func(nc net.Conn) (int, bool) // of the connection's descriptor
+	lowest         func(nc net.Conn) (int, bool) // that is free; any connection will do
 
 	// Guarded by mu, which is held before a Listener's.
 	mu        sync.Mutex
@@ -46,21 +47,29 @@ type Descriptors struct {
 // NewDescriptors asks the system how many descriptors there are.
 func NewDescriptors() *Descriptors {
 	limit := descriptorLimit()
-	return &Descriptors{limit: limit, reserve: min(maxReserve, limit/8), number: descriptorOf}
+	return &Descriptors{limit: limit, reserve: min(maxReserve, limit/8), number: descriptorOf, lowest: lowestFree}
 }
 
 // descriptorOf is the number of a connection's descriptor.
 func descriptorOf(nc net.Conn) (fd int, ok bool) {
+	ok = control(nc, func(n uintptr) { fd = int(n) })
+	return fd, ok
+}
+
+// lowestFree is the number that the next descriptor will have.
+func lowestFree(nc net.Conn) (fd int, ok bool) {
+	var err error
+	controlled := control(nc, func(n uintptr) { fd, err = probeDescriptor(n) })
+	return fd, controlled && err == nil
+}
+
+func control(nc net.Conn, f func(fd uintptr)) bool {
 	sc, ok := nc.(syscall.Conn)
 	if !ok {
-		return 0, false
+		return false
 	}
 	raw, err := sc.SyscallConn()
-	if err != nil {
-		return 0, false
-	}
-	err = raw.Control(func(n uintptr) { fd = int(n) })
-	return fd, err == nil
+	return err == nil && raw.Control(f) == nil
 }
 
 func (d *Descriptors) add(l *Listener) {
@@ -81,16 +90,44 @@ func (d *Descriptors) remove(l *Listener) {
 	d.listeners = slices.DeleteFunc(d.listeners, func(other *Listener) bool { return other == l })
 }
 
-// short reports whether a connection that was just accepted has taken one of
-// the reserve and no room could be made. The system gives the lowest number that
-// is free, so its number tells how many are in use.
-func (d *Descriptors) short(nc net.Conn) bool {
+// inReserve reports whether a connection that was just accepted has taken a
+// descriptor of the reserve. The system gives the lowest number that is free, so
+// its number tells how many are in use.
+func (d *Descriptors) inReserve(nc net.Conn) bool {
 	if d == nil || d.limit == 0 {
 		return false
 	}
 	fd, ok := d.number(nc)
-	return ok && fd >= d.limit-d.reserve && d.makeRoom() == 0
+	return ok && fd >= d.limit-d.reserve
 }
+
+// hasRoom reports whether there are descriptors but those of the reserve, or
+// room could be made.
+func (d *Descriptors) hasRoom(nc net.Conn) bool {
+	fd, ok := d.lowest(nc)
+	return ok && fd < d.limit-d.reserve || d.makeRoom() > 0
+}
+
+// leaveReserve keeps a connection that was just accepted waiting, and those
+// behind it, until there are descriptors for others than operators. It reports
+// false when the port is closed.
+func (l *Listener) leaveReserve(nc net.Conn, pause *time.Duration) bool {
+	d := l.opt.Descriptors
+	if !d.inReserve(nc) {
+		return true
+	}
+	for !d.hasRoom(nc) {
+		l.metrics.errors.WithLabelValues(errorDescriptors).Inc()
+		l.warn(errReserve)
+		if !l.wait(pause) {
+			return false
+		}
+	}
+	return true
+}
+
+// errReserve is what the log says when all but the reserve is used.
+var errReserve = errors.New("all file descriptors are in use but a few that are kept for the admin port")
 
 // makeRoom closes the connections of all ports that have been idle longest, and
 // says how many.
@@ -107,7 +144,7 @@ func (d *Descriptors) makeRoom() int {
 	slices.SortFunc(idle, func(a, b idleConn) int { return cmp.Compare(a.since, b.since) })
 	idle = idle[:min(len(idle), max(8, d.limit/16))]
 	for _, i := range idle {
-		i.c.Close()
+		i.c.makeRoom()
 	}
 	return len(idle)
 }
@@ -136,8 +173,13 @@ func (l *Listener) makePlace() bool {
 	if len(idle) == 0 {
 		return false
 	}
-	slices.MinFunc(idle, func(a, b idleConn) int { return cmp.Compare(a.since, b.since) }).c.Close()
+	slices.MinFunc(idle, func(a, b idleConn) int { return cmp.Compare(a.since, b.since) }).c.makeRoom()
 	return true
+}
+
+func (c *Conn) makeRoom() {
+	c.l.metrics.refused.WithLabelValues(madeRoom).Inc()
+	c.Close()
 }
 
 // rest takes up an error of accept: it waits, and reports whether to try again.

@@ -5,6 +5,8 @@ package listen
 import (
 	"math"
 	"syscall"
+
+	"golang.org/x/sys/unix"
 )
 
 // descriptorLimit is how many descriptors the process may have; 0 if there is
@@ -15,4 +17,13 @@ func descriptorLimit() int {
 		return 0
 	}
 	return int(l.Cur)
+}
+
+// probeDescriptor is the lowest number that is free.
+func probeDescriptor(fd uintptr) (int, error) {
+	n, err := unix.FcntlInt(fd, unix.F_DUPFD_CLOEXEC, 0)
+	if err == nil {
+		err = unix.Close(n)
+	}
+	return n, err
 }

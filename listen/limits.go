@@ -9,20 +9,20 @@ import (
 
 // Reasons of refusals, as in metrics and log.
 const (
-	refusedDenied      = "denied"       // by the address lists
-	refusedFull        = "full"         // MaxConnections
-	refusedSource      = "source"       // MaxPerSource
-	refusedNoHeader    = "no-header"    // of the PROXY protocol, where one is required
-	refusedProxy       = "proxy-header" // it cannot be read
-	refusedPlain       = "plain"        // no TLS where it is required
-	refusedLooking     = "handshakes"   // too many were under way
-	refusedUnproven    = "unproven"     // restricted, and no other node's within its second
-	refusedDescriptors = "descriptors"  // the process has no more
-	refusedClosing     = "closing"      // the port is being closed
+	refusedDenied   = "denied"       // by the address lists
+	refusedFull     = "full"         // MaxConnections
+	refusedSource   = "source"       // MaxPerSource
+	refusedNoHeader = "no-header"    // of the PROXY protocol, where one is required
+	refusedProxy    = "proxy-header" // it cannot be read
+	refusedPlain    = "plain"        // no TLS where it is required
+	refusedLooking  = "handshakes"   // too many were under way
+	refusedUnproven = "unproven"     // restricted, and no other node's within its second
+	refusedClosing  = "closing"      // the port is being closed
+	madeRoom        = "idle"         // not refused: it was closed for the sake of others, when something was short
 )
 
 // refusals are all of them, for a metric with all its series from the start.
-var refusals = []string{refusedDenied, refusedFull, refusedSource, refusedNoHeader, refusedProxy, refusedPlain, refusedLooking, refusedUnproven, refusedDescriptors, refusedClosing}
+var refusals = []string{refusedDenied, refusedFull, refusedSource, refusedNoHeader, refusedProxy, refusedPlain, refusedLooking, refusedUnproven, refusedClosing, madeRoom}
 
 // lists are the address lists. They are not changed.
 type lists struct{ allow, deny []netip.Prefix }

@@ -254,13 +254,9 @@ func (l *Listener) next() (*Conn, error) {
 			}
 			continue
 		}
-		if !l.opt.UseReserve && l.opt.Descriptors.short(nc) {
+		if !l.opt.UseReserve && !l.leaveReserve(nc, &pause) {
 			nc.Close()
-			l.refused(nc.RemoteAddr(), refusedDescriptors)
-			if !l.wait(&pause) {
-				return nil, net.ErrClosed
-			}
-			continue
+			return nil, net.ErrClosed
 		}
 		pause = 0
 		c := newConn(l, nc)

@@ -319,3 +319,63 @@ func TestConfigIsChecked(t *testing.T) {
 		})
 	}
 }
+
+// A program that has gone while its connection was being made needs none; what
+// it had sent, and the end of its side, are no sign of that.
+func TestClientsResetEndsTheConnecting(t *testing.T) {
+	for name, c := range map[string]struct {
+		before func(c *net.TCPConn)
+	}{
+		"silent":     {func(*net.TCPConn) {}},
+		"has sent":   {func(c *net.TCPConn) { io.WriteString(c, "impatient") }},
+		"half-close": {func(c *net.TCPConn) { io.WriteString(c, "question"); c.CloseWrite() }},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dialling, ended := make(chan struct{}), make(chan error, 1)
+			f := start(t, dialFunc(func(ctx context.Context, _ string) (net.Conn, error) {
+				close(dialling)
+				<-ctx.Done()
+				ended <- context.Cause(ctx)
+				return nil, ctx.Err()
+			}), func(cfg *Config) { cfg.ConnectTimeout = 10 * time.Minute })
+			local := f.dial()
+			<-dialling
+			c.before(local)
+			local.SetLinger(0)
+			local.Close()
+			if err := <-ended; err != errHungUp {
+				t.Errorf("ended with %v", err)
+			}
+			eventually(t, func() error {
+				if !strings.Contains(f.log.String(), errHungUp.Error()) {
+					return errNotYet
+				}
+				return nil
+			})
+			if strings.Contains(f.log.String(), "level=WARN") {
+				t.Errorf("the endpoint is blamed:\n%s", f.log)
+			}
+		})
+	}
+}
+
+// What a program sends, and that it ends its side, while its connection is being
+// made for longer than that is watched, goes to the service.
+func TestSlowConnectingLosesNothing(t *testing.T) {
+	serve := service(t, echo)
+	watched := make(chan struct{})
+	f := start(t, dialFunc(func(ctx context.Context, endpoint string) (net.Conn, error) {
+		<-watched
+		return serve(ctx, endpoint)
+	}))
+	c := f.dial()
+	io.WriteString(c, "early ")
+	time.AfterFunc(2*hangUpCheck, func() {
+		io.WriteString(c, "question")
+		c.CloseWrite()
+		close(watched)
+	})
+	if b, err := io.ReadAll(c); string(b) != "early question" || err != nil {
+		t.Errorf("read %q, %v", b, err)
+	}
+}

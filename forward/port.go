@@ -175,7 +175,7 @@ func passes(err error) bool {
 // has failed, or ctx ends.
 func (p *port) serve(ctx context.Context, local net.Conn) {
 	began := time.Now()
-	remote, err := p.dial(ctx)
+	remote, err := p.dial(ctx, local)
 	if err != nil {
 		reset(local)
 		p.failed(ctx, local, err)
@@ -184,8 +184,14 @@ func (p *port) serve(ctx context.Context, local net.Conn) {
 	if p.down.Load() && p.down.CompareAndSwap(true, false) {
 		p.log.Info("endpoint reachable again")
 	}
-	p.log.Debug("connection opened", "client", local.RemoteAddr().String(), "dial", time.Since(began))
+	debug := p.log.Enabled(ctx, slog.LevelDebug)
+	if debug {
+		p.log.Debug("connection opened", "client", local.RemoteAddr().String(), "dial", time.Since(began))
+	}
 	in, out, err := relay.Splice(ctx, local, remote)
+	if !debug {
+		return
+	}
 	attrs := []any{"client", local.RemoteAddr().String(), "bytes_in", in, "bytes_out", out, "duration", time.Since(began)}
 	if err != nil {
 		attrs = append(attrs, "error", err.Error())
@@ -193,11 +199,51 @@ func (p *port) serve(ctx context.Context, local net.Conn) {
 	p.log.Debug("connection closed", attrs...)
 }
 
-// dial connects to the endpoint within the connect time-out.
-func (p *port) dial(ctx context.Context) (net.Conn, error) {
+// hangUpCheck is how long connecting may take before the program that waits for
+// it is watched.
+const hangUpCheck = 100 * time.Millisecond
+
+// errHungUp ends the connecting for a program that has gone.
+var errHungUp = errors.New("client has reset the connection")
+
+// dial connects to the endpoint within the connect time-out, and for no longer
+// than local is waiting for it. A program that has ended its side, and nothing
+// else, may still wait for an answer.
+func (p *port) dial(ctx context.Context, local net.Conn) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, p.f.connectTimeout)
 	defer cancel()
-	return p.f.dialer.Dial(ctx, p.endpoint)
+	ctx, hangUp := context.WithCancelCause(ctx)
+	defer hangUp(nil)
+	stop := whileWaiting(local, func() { hangUp(errHungUp) })
+	conn, err := p.f.dialer.Dial(ctx, p.endpoint)
+	stop()
+	if context.Cause(ctx) != errHungUp {
+		return conn, err
+	}
+	if err == nil {
+		reset(conn)
+	}
+	return nil, errHungUp
+}
+
+// whileWaiting calls gone if c is reset, until the returned func is called. Only
+// a wait that lasts is worth a goroutine.
+func whileWaiting(c net.Conn, gone func()) (stop func()) {
+	ended := make(chan struct{})
+	t := time.AfterFunc(hangUpCheck, func() {
+		defer close(ended)
+		if relay.AwaitReset(c) {
+			gone()
+		}
+	})
+	return func() {
+		if t.Stop() {
+			return
+		}
+		_ = c.SetReadDeadline(time.Unix(1, 0))
+		<-ended
+		_ = c.SetReadDeadline(time.Time{})
+	}
 }
 
 // failed logs that a connection did not reach the endpoint: of an outage the
@@ -207,7 +253,7 @@ func (p *port) failed(ctx context.Context, local net.Conn, err error) {
 		return // cut, which is counted
 	}
 	log := p.log.Debug
-	if p.down.CompareAndSwap(false, true) {
+	if err != errHungUp && p.down.CompareAndSwap(false, true) {
 		log = p.log.Warn
 	}
 	log("cannot reach endpoint", "client", local.RemoteAddr().String(), "error", err.Error())
@@ -216,8 +262,12 @@ func (p *port) failed(ctx context.Context, local net.Conn, err error) {
 // reset ends a connection so that the program at its other end sees a failure
 // and no end of data.
 func reset(c net.Conn) {
-	if tcp, ok := c.(*net.TCPConn); ok {
-		_ = tcp.SetLinger(0)
+	switch c := c.(type) {
+	case interface{ Reset() }:
+		c.Reset()
+		return
+	case *net.TCPConn:
+		_ = c.SetLinger(0)
 	}
 	_ = c.Close()
 }

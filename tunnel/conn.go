@@ -64,7 +64,6 @@ var (
 // newConn takes over the carrier.
 func newConn(c *carrier, half bool) *Conn {
 	c.in.tcp(half)
-	loosenSocket(c.nc)
 	conn := &Conn{c: c, half: half, done: make(chan struct{}), writer: make(chan struct{}, 1)}
 	conn.mu.Lock()
 	conn.timer = time.AfterFunc(idleBeforePing, conn.watch)

@@ -93,7 +93,7 @@ func (d *Dialer) proxyFor(server *url.URL) (*url.URL, error) {
 
 // dialVia connects to target through the proxy, if there is one.
 func (d *Dialer) dialVia(ctx context.Context, via *url.URL, target string) (net.Conn, error) {
-	var direct net.Dialer
+	direct := net.Dialer{KeepAlive: -1} // tuneSocket sets it
 	if via == nil {
 		nc, err := direct.DialContext(ctx, "tcp", target)
 		if err != nil {

@@ -81,6 +81,7 @@ func startSession(c *carrier, node bool, peer Peer, opt Options) *Session {
 		s.life.pace = peerPace
 		s.wheel = nil // its ticks are too coarse for that
 	}
+	hurrySocket(c.nc)
 	withControl := slices.Contains(peer.Features, FeatureControl)
 	if withControl {
 		s.ctl = newControl(s, node && slices.Contains(peer.Features, FeatureToken))

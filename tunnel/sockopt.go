@@ -5,18 +5,22 @@ import (
 	"time"
 )
 
-// tuneSocket prepares the TCP connection under nc, if there is one: small
-// frames leave at once, a ping waits behind little, and a peer that vanished
-// while bytes were on their way is noticed.
+// tuneSocket prepares the TCP connection under nc, if there is one, for a peer
+// that has vanished. (That small frames leave at once the net package sees to.)
 func tuneSocket(nc net.Conn) {
-	conn := tcpConn(underneath(nc))
-	if conn == nil {
-		return
+	if conn := tcpConn(underneath(nc)); conn != nil {
+		// Sessions ping on their own; this is for what does not.
+		conn.SetKeepAliveConfig(net.KeepAliveConfig{Enable: true, Idle: 30 * time.Second, Interval: 10 * time.Second, Count: 3})
 	}
-	conn.SetNoDelay(true)
-	// The session pings on its own; this is for what has none.
-	conn.SetKeepAliveConfig(net.KeepAliveConfig{Enable: true, Idle: 30 * time.Second, Interval: 10 * time.Second, Count: 3})
-	platformOptions(conn)
+}
+
+// hurrySocket prepares the TCP connection under nc, if there is one, for a
+// session, whose peer has to read: a ping waits behind little, and a peer that
+// vanished while bytes were on their way is noticed.
+func hurrySocket(nc net.Conn) {
+	if conn := tcpConn(underneath(nc)); conn != nil {
+		platformOptions(conn)
+	}
 }
 
 // underneath is the transport below TLS, and below whatever else shows it.
@@ -40,14 +44,6 @@ func tcpConn(nc net.Conn) *net.TCPConn {
 		return c.TCPConn()
 	}
 	return nil
-}
-
-// loosenSocket lets the TCP connection under nc, which tuneSocket has prepared,
-// wait for a peer that does not read: that alone is no reason to end a Conn.
-func loosenSocket(nc net.Conn) {
-	if conn := tcpConn(underneath(nc)); conn != nil {
-		platformLoosen(conn)
-	}
 }
 
 // resetOnClose has the TCP connection under nc reset when it is closed.

@@ -5,5 +5,3 @@ package tunnel
 import "net"
 
 func platformOptions(*net.TCPConn) {}
-
-func platformLoosen(*net.TCPConn) {}

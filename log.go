@@ -3,6 +3,7 @@ package main
 import (
 	"cmp"
 	"context"
+	"fmt"
 	"io"
 	stdlog "log"
 	"log/slog"
@@ -46,10 +47,19 @@ func newLogger(w io.Writer, cfg logConfig, level *slog.LevelVar) *slog.Logger {
 
 // renameLogKeys turns slog's time and level into v0.9.0's.
 // Durations are text, as in v0.9.0: a bare number of nanoseconds helps nobody.
+// Texts may have been a stranger's: see logText.
 func renameLogKeys(groups []string, a slog.Attr) slog.Attr {
 	switch {
 	case a.Value.Kind() == slog.KindDuration:
 		return slog.String(a.Key, a.Value.Duration().String())
+	case a.Value.Kind() == slog.KindString:
+		return slog.String(a.Key, logText(a.Value.String()))
+	case a.Value.Kind() == slog.KindAny:
+		if err, ok := a.Value.Any().(error); ok {
+			return slog.String(a.Key, logText(err.Error()))
+		}
+	}
+	switch {
 	case len(groups) > 0:
 	case a.Key == slog.TimeKey && a.Value.Kind() == slog.KindTime:
 		return slog.String("ts", a.Value.Time().Format("2006-01-02T15:04:05.000Z07:00"))
@@ -67,6 +77,35 @@ func renameLogKeys(groups []string, a slog.Attr) slog.Attr {
 func takeStandardLog(l *slog.Logger) {
 	stdlog.SetFlags(0)
 	stdlog.SetOutput(slog.NewLogLogger(subsystem(l, "net/http").Handler(), slog.LevelDebug).Writer())
+}
+
+// maxLogText is how much of one text a line has, in bytes.
+const maxLogText = 4 << 10
+
+// logText is s without what moves a terminal's cursor or ends a line: slog
+// escapes what JSON must not hold, which leaves DEL and the control characters
+// of ISO 6429. It is cut if it is long.
+func logText(s string) string {
+	if len(s) > maxLogText {
+		s = strings.ToValidUTF8(s[:maxLogText], "") + "..."
+	}
+	if strings.IndexFunc(s, breaksLog) < 0 {
+		return s
+	}
+	var b strings.Builder
+	for _, r := range s {
+		if breaksLog(r) {
+			fmt.Fprintf(&b, "\\u%04x", r)
+		} else {
+			b.WriteRune(r)
+		}
+	}
+	return b.String()
+}
+
+// breaksLog is about what slog lets through.
+func breaksLog(r rune) bool {
+	return r >= 0x7f && r < 0xa0 || r == 0x2028 || r == 0x2029 || r == 0xfeff
 }
 
 // logHandler decides by level and subsystem what is logged, and keeps one

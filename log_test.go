@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	stdlog "log"
 	"log/slog"
 	"regexp"
@@ -128,5 +129,27 @@ func TestStandardLogIsDebug(t *testing.T) {
 		if got := stderr.String(); want == "" && got != "" || !strings.Contains(got, want) {
 			t.Errorf("at %s the log is %q", level, got)
 		}
+	}
+}
+
+// TestLogTextsCannotBreakALine has what a stranger may have us log, as text and
+// as error, in both formats.
+func TestLogTextsCannotBreakALine(t *testing.T) {
+	bad := "a\r\nb\x00\x1b[31m\x7f\u0085\u009b31m\u2028\u2029\ufeff\xff" + strings.Repeat("x", 1<<20)
+	for _, format := range []string{"json", "text"} {
+		line := logLine(t, logConfig{Level: "info", Format: format}, func(log *slog.Logger) {
+			subsystem(log, "proxy").Info(bad, "text", bad, "error", errors.New(bad), slog.Group("g", slog.String("text", bad)))
+		})
+		if strings.Count(line, "\n") != 1 || len(line) > 5*maxLogText {
+			t.Errorf("%s: %d lines, %d bytes", format, strings.Count(line, "\n"), len(line))
+		}
+		for _, r := range strings.TrimSuffix(line, "\n") {
+			if r < 0x20 || breaksLog(r) {
+				t.Errorf("%s: a raw %U", format, r)
+			}
+		}
+	}
+	if s := "plain text, ä and \U0001f600"; logText(s) != s {
+		t.Errorf("%q became %q", s, logText(s))
 	}
 }

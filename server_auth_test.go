@@ -10,6 +10,7 @@ import (
 	"encoding/json"
 	"encoding/pem"
 	"fmt"
+	"net/url"
 	"os"
 	"reflect"
 	"strings"
@@ -372,6 +373,35 @@ func TestSecretsHideInEveryFormat(t *testing.T) {
 	for _, shown := range []string{string(text), fmt.Sprintf("%v %+v %#v %s %q", cfg.Admin.Auth, cfg.Admin.Auth, cfg.Admin.Auth, cfg.Admin.Auth.HMACSecretKey, cfg.Admin.Auth.HMACSecretKey), fmt.Sprintf("%v %+v %#v", cfg.Cluster, cfg.Cluster, cfg.Cluster)} {
 		if strings.Contains(shown, testSecret[:16]) || !strings.Contains(shown, hidden) {
 			t.Errorf("a secret is shown: %s", shown)
+		}
+	}
+}
+
+// TestLogHoldsUpToOddTokensAndQuestions sends odd bytes wherever the ports that
+// ask for tokens log what a client says.
+func TestLogHoldsUpToOddTokensAndQuestions(t *testing.T) {
+	n := startNode(t, func(cfg *serverConfig) {
+		cfg.Log.Level = "debug"
+		for _, a := range []*authConfig{&cfg.Proxy.Auth, &cfg.Upstream.Auth, &cfg.Admin.Auth} {
+			a.HMACSecretKey = []hmacSecret{testSecret}
+		}
+	})
+	c := newClient(t)
+	for _, odd := range []string{"a\r\nb", "\x1b[31m", "\u2028\u2029", "\u009b31m\x7f", "\u202e", strings.Repeat("long", 1000)} {
+		claims := func(more string) []string { return bearer(testSecret, `{"sub":`+quoted(odd)+more+`}`) }
+		proxyURL, upstreamURL, admin := "http://"+n.ProxyAddr().String(), "http://"+n.UpstreamAddr().String(), "http://"+n.AdminAddr().String()
+		escaped := url.PathEscape(odd)
+		for _, headers := range [][]string{claims(""), claims(`,"exp":1`), claims(`,"piko":{"endpoints":[` + quoted(odd) + `]}`), nil} {
+			get(t, c, proxyURL+"/"+escaped, append([]string{"x-piko-endpoint", "e"}, headers...)...)
+			get(t, c, proxyURL+"/_piko/v1/tcp/"+escaped, headers...)
+			get(t, c, upstreamURL+"/piko/v1/upstream/"+escaped, headers...)
+			get(t, c, admin+"/"+escaped+"?forward="+url.QueryEscape(odd), headers...)
+		}
+	}
+	for line := range strings.Lines(n.log.String()) {
+		line = strings.TrimSuffix(line, "\n")
+		if !json.Valid([]byte(line)) || strings.ContainsFunc(line, func(r rune) bool { return r < 0x20 || breaksLog(r) }) || len(line) > 16<<10 {
+			t.Errorf("a line of %d bytes that is broken: %.300q", len(line), line)
 		}
 	}
 }

@@ -235,12 +235,14 @@ func (g *Guard) check(r *http.Request, client netip.Addr, domainTenant string) (
 		return b, tenantErr
 	}
 	b.Tenant = tenant
-	if g.sources.isOver(client) {
-		// Those who were let in before stay in, whoever shares their address.
-		if b.Grant = v.seen(token); b.Grant == nil {
-			return b, because(fault.RateLimited, reasonRate)
-		}
+	// Those who were let in before stay in, whoever shares their address. They
+	// meet no lock.
+	if b.Grant = v.seen(token); b.Grant != nil {
+		g.metrics.verified(false)
 		return b, nil
+	}
+	if g.sources.isOver(client) {
+		return b, because(fault.RateLimited, reasonRate)
 	}
 	b.Grant, err = g.verify(r.Context().Done(), v, token)
 	return b, err

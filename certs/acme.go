@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/http"
 	"os"
 	"slices"
@@ -335,7 +336,11 @@ func (a *ACME) Handler(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		found := &tokenAnswer{header: make(http.Header)}
 		if strings.HasPrefix(r.URL.Path, challengePath) {
-			answer.ServeHTTP(found, r)
+			named := r.WithContext(r.Context()) // a copy, for the host without a port
+			if host, _, err := net.SplitHostPort(r.Host); err == nil {
+				named.Host = host
+			}
+			answer.ServeHTTP(found, named)
 		}
 		if !found.ok() {
 			next.ServeHTTP(w, r)

@@ -307,6 +307,7 @@ func TestChallengesOverHTTP(t *testing.T) {
 	}{
 		{"fixed.test", "/.well-known/acme-challenge/abc", 200, "abc.thumb"},
 		{"endpoint-1.example.test", "/.well-known/acme-challenge/abc", 200, "abc.thumb"},
+		{"fixed.test:80", "/.well-known/acme-challenge/abc", 200, "abc.thumb"},
 		{"other.test", "/.well-known/acme-challenge/abc", http.StatusTeapot, ""},
 		{"fixed.test", "/.well-known/acme-challenge/none", http.StatusTeapot, ""},
 		{"fixed.test", "/.well-known/acme-challenge/acme_account+key", http.StatusTeapot, ""},

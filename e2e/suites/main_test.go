@@ -1,6 +1,7 @@
-// Package suites runs what others wrote to judge implementations of HTTP/2, gRPC and Connect
-// through real piko binaries: the conformance suite of Connect, the interoperability cases of
-// gRPC, h2spec; and calls of gRPC that go on while something happens to those who carry them.
+// Package suites runs what others wrote to judge implementations of HTTP/2, gRPC, Connect and
+// ACME through real piko binaries: the conformance suite of Connect, the interoperability cases
+// of gRPC, h2spec, pebble; and calls of gRPC that go on while something happens to those who
+// carry them.
 // It is a module of its own, so that the program does not depend on any of it.
 //
 //	go -C e2e/suites test .
@@ -23,6 +24,8 @@ var (
 	conformanceBinary string
 	referenceBinary   string
 	h2specBinary      string
+	pebbleBinary      string
+	pebbleDNSBinary   string
 )
 
 // conformanceEnv is how often the conformance suite runs in each variant; once when not set.
@@ -83,13 +86,17 @@ func buildAll(dir string) error {
 	conformanceBinary = filepath.Join(dir, "connectconformance")
 	referenceBinary = filepath.Join(dir, "referenceserver")
 	h2specBinary = filepath.Join(dir, "h2spec")
+	pebbleBinary = filepath.Join(dir, "pebble")
+	pebbleDNSBinary = filepath.Join(dir, "pebble-challtestsrv")
 	// The suite's clients cannot be told a header, and an address names no endpoint. So they get
 	// names, from a file of ours that they take for /etc/hosts.
 	const ownHosts = "-X net.hostsFilePath=testdata/hosts"
 	return goCommand("build", "-o", dir, "-ldflags", ownHosts,
 		"connectrpc.com/conformance/cmd/connectconformance",
 		"connectrpc.com/conformance/cmd/referenceserver",
-		"github.com/summerwind/h2spec/cmd/h2spec")
+		"github.com/summerwind/h2spec/cmd/h2spec",
+		"github.com/letsencrypt/pebble/v2/cmd/pebble",
+		"github.com/letsencrypt/pebble/v2/cmd/pebble-challtestsrv")
 }
 
 func goCommand(args ...string) error {

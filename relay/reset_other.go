@@ -1,8 +1,13 @@
-//go:build !linux
+//go:build !linux && !windows
 
 package relay
 
 import "net"
 
-// metReset cannot be found out.
-func metReset(net.Conn) bool { return false }
+// systemReset: BSD's sockets tell the first of a reset, and then speak of an end to who reads, of EPIPE to who writes.
+func systemReset(c net.Conn) resetVerdict {
+	if tcpConn(underneath(c)) == nil {
+		return resetNot
+	}
+	return resetMaybe
+}

@@ -201,17 +201,41 @@ func (d *direction) copyAll() {
 	}
 }
 
-// cutOff reports whether src, of which all seems to have been read, was reset before it came to its end. (Behind its end
-// a write would have met EPIPE.)
+// cutOff reports whether src, of which all seems to have been read, was reset before it came to its end.
 func (d *direction) cutOff() bool {
 	src, ok := d.src.(net.Conn)
-	if !ok || !metReset(src) {
+	if !ok {
 		return false
 	}
 	other := d.other()
-	<-other.over // the write that met it has returned, or all has ended in order
-	return other.reset
+	switch metReset(src) {
+	case resetMet:
+		<-other.over // the write that met it has returned, or all has ended in order
+		return other.reset
+	case resetMaybe:
+		// A write that src has refused before is the only sign. It may have been refused behind an end in order: rather
+		// that for a failure than a part for the whole.
+		select {
+		case <-other.over:
+			return other.refused
+		default:
+		}
+	}
+	return false
 }
+
+// resetVerdict says whether a connection that has just read the end of what it gets may in truth have been reset, and a
+// write been told so: most systems give the error only once, and tell whoever asks later that all is over in order.
+type resetVerdict uint8
+
+const (
+	resetNot   resetVerdict = iota // what was read was the end; or the reset came behind it, and a write meets EPIPE
+	resetMet                       // it was reset, and somebody has been told
+	resetMaybe                     // nobody can know: this system says EPIPE and an end to those who come later
+)
+
+// metReset is systemReset, but in tests.
+var metReset = systemReset
 
 func (d *direction) other() *direction {
 	if d == &d.s.forth {

@@ -5,7 +5,9 @@ import (
 	"io"
 	"net"
 	"runtime"
+	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -124,3 +126,80 @@ func TestSpliceTellsTheServiceAtOnceOfAReset(t *testing.T) {
 		t.Errorf("%d times b was told after more than %v", late, lastWords)
 	}
 }
+
+// On systems that cannot tell, what refuses a write has failed: nothing that is read of it later is the end of all. What
+// is read before, or of a side that has refused nothing, is what it seems to be.
+func TestSpliceWhereAResetCannotBeTold(t *testing.T) {
+	defer func(f func(net.Conn) resetVerdict) { metReset = f }(metReset)
+	metReset = func(net.Conn) resetVerdict { return resetMaybe }
+	for name, tt := range map[string]struct {
+		over, refused, want bool
+	}{
+		"the other direction goes on":      {false, false, false},
+		"the other direction has ended":    {true, false, false},
+		"it was refused what it has sent":  {true, true, true},
+		"nobody knows that it was refused": {false, true, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			a, _ := tcpPair(t)
+			b, _ := tcpPair(t)
+			s := newSplice(a, b)
+			s.forth.refused = tt.refused
+			if tt.over {
+				close(s.forth.over)
+			}
+			if got := s.back.cutOff(); got != tt.want {
+				t.Errorf("got %v", got)
+			}
+		})
+	}
+	t.Run("half-close", func(t *testing.T) {
+		s := startSplice(t, asItIs, asItIs)
+		io.WriteString(s.a, "question")
+		s.a.CloseWrite()
+		if b, err := io.ReadAll(s.b); string(b) != "question" || err != nil {
+			t.Errorf("b got %q, %v", b, err)
+		}
+		io.WriteString(s.b, "answer")
+		s.b.CloseWrite()
+		if b, err := io.ReadAll(s.a); string(b) != "answer" || err != nil {
+			t.Errorf("a got %q, %v", b, err)
+		}
+		if err := s.wait(); err != nil {
+			t.Error(err)
+		}
+	})
+	t.Run("reset behind a write that was refused", func(t *testing.T) {
+		var ends atomic.Int32
+		over := make(chan struct{})
+		nearA, a := tcpPair(t)
+		nearB := &refusingConn{over: over}
+		go func() { <-over; a.CloseWrite() }()
+		io.WriteString(a, "x")
+		s := newSplice(endsConn{hiddenConn{nearA, nearA}, &ends}, nearB)
+		nearB.s = s
+		if err := s.run(t.Context()); err == nil || ends.Load() > 0 {
+			t.Errorf("%v, and a was told of an end %d times", err, ends.Load())
+		}
+	})
+}
+
+// refusingConn refuses what is written, as one that was reset, and says that it was the end to who reads after that.
+type refusingConn struct {
+	net.Conn
+	s    *splice
+	over chan struct{}
+	once sync.Once
+}
+
+func (c *refusingConn) Write([]byte) (int, error) { return 0, syscall.EPIPE }
+
+func (c *refusingConn) Read([]byte) (int, error) {
+	<-c.s.forth.over
+	c.once.Do(func() { close(c.over) })
+	return 0, io.EOF
+}
+
+func (c *refusingConn) Close() error                     { return nil }
+func (c *refusingConn) SetReadDeadline(time.Time) error  { return nil }
+func (c *refusingConn) SetWriteDeadline(time.Time) error { return nil }

@@ -214,23 +214,6 @@ var attacks = []struct {
 		}
 		return nil
 	}},
-	{"WINDOW_UPDATE beyond the largest window", false, func(a *attacker) error {
-		a.fr.WriteWindowUpdate(0, 1<<31-1)
-		return a.gone()
-	}},
-	{"WINDOW_UPDATE of nothing", false, func(a *attacker) error {
-		a.fr.WriteWindowUpdate(0, 0)
-		return a.gone()
-	}},
-	{"SETTINGS with frames of 0 bytes", false, func(a *attacker) error {
-		a.fr.WriteSettings(http2.Setting{ID: http2.SettingMaxFrameSize, Val: 0})
-		return a.gone()
-	}},
-	{"PUSH_PROMISE of a client", false, func(a *attacker) error {
-		id, _ := a.open(a.block(), true, false)
-		a.fr.WritePushPromise(http2.PushPromiseParam{StreamID: id, PromiseID: 2, BlockFragment: a.block(), EndHeaders: true})
-		return a.gone()
-	}},
 	{"fields without a name", false, func(a *attacker) error {
 		for range 1000 {
 			if _, err := a.open(a.block(hpack.HeaderField{Value: "v"}, hpack.HeaderField{}), true, true); err != nil {
@@ -255,6 +238,17 @@ var attacks = []struct {
 		}
 		return nil
 	}},
+}
+
+// breaches are frames at which the node ends the connection.
+var breaches = map[string]func(a *attacker){
+	"a window beyond the largest": func(a *attacker) { a.fr.WriteWindowUpdate(0, 1<<31-1) },
+	"a window update of nothing":  func(a *attacker) { a.fr.WriteWindowUpdate(0, 0) },
+	"frames of 0 bytes":           func(a *attacker) { a.fr.WriteSettings(http2.Setting{ID: http2.SettingMaxFrameSize, Val: 0}) },
+	"a promise of a client": func(a *attacker) {
+		id, _ := a.open(a.block(), true, false)
+		a.fr.WritePushPromise(http2.PushPromiseParam{StreamID: id, PromiseID: 2, BlockFragment: a.block(), EndHeaders: true})
+	},
 }
 
 // Whatever one connection does, others are served, and what the node holds for
@@ -294,6 +288,18 @@ func TestHTTP2AttacksHarmNobodyElse(t *testing.T) {
 			}
 		})
 	}
+	t.Run("breaches", func(t *testing.T) {
+		for name, breach := range breaches {
+			t.Run(name, func(t *testing.T) {
+				t.Parallel() // net/http takes its time, for the client to read why
+				a := attack(t, n, false)
+				breach(a)
+				if err := a.gone(); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+	})
 	eventually(t, func() error {
 		if left := n.gate.inFlight.count(); left > 0 {
 			return fmt.Errorf("%d requests are left", left)

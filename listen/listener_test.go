@@ -86,6 +86,27 @@ func TestTLSPort(t *testing.T) {
 	}
 }
 
+// A handshake for another protocol, such as ACME's acme-tls/1, is made without a
+// client certificate: nothing may come of it.
+func TestHandshakesForOtherProtocolsLeadNowhere(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cfg := serverTLS(t)
+		cfg.NextProtos = append(cfg.NextProtos, "acme-tls/1")
+		p := open(t, Options{TLS: cfg, AllowPlain: true})
+		client := tls.Client(p.mem.dial("198.51.100.1"), clientTLS("acme-tls/1"))
+		if err := client.Handshake(); err != nil {
+			t.Fatal(err)
+		}
+		if took := ended(t, client); took != 0 {
+			t.Errorf("the connection ends after %v", took)
+		}
+		synctest.Wait()
+		if len(p.accepted) > 0 {
+			t.Error("the connection was handed out")
+		}
+	})
+}
+
 type wrapper struct{ net.Conn }
 
 func (w *wrapper) NetConn() net.Conn { return w.Conn }

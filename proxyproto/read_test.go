@@ -83,7 +83,7 @@ func TestReadRefuses(t *testing.T) {
 		"unknown command":         sig + "\x22\x11\x00\x0c" + addr4,
 		"short addresses":         sig + "\x21\x11\x00\x0b" + addr4,
 		"IPv4 as IPv6":            sig + "\x21\x21\x00\x0c" + addr4,
-		"too long for us":         sig + "\x21\x11\x10\x01" + addr4 + strings.Repeat("\x00", 5000),
+		"too long for us":         sig + "\x21\x11\x10\x02" + addr4 + strings.Repeat("\x00", 5000),
 		"field of two bytes":      sig + "\x21\x11\x00\x0e" + addr4 + "\x04\x00",
 		"field beyond the end":    sig + "\x21\x11\x00\x0f" + addr4 + "\x04\x00\x01",
 		"wrong checksum":          withSum(1),

@@ -133,11 +133,7 @@ func (v fileValue) value(flag *kong.Flag) (any, error) {
 		return []any{v.node.text}, nil
 	case flag.IsSlice(), v.node.kind == yamlList && flag.Tag.Has(listTag):
 		if v.node.kind != yamlList {
-			text := v.node.text
-			if looksSecret(v.key) {
-				text = hidden
-			}
-			return nil, fmt.Errorf("found %v where a list is expected; write it like [%s]", v.node.kind, text)
+			return nil, fmt.Errorf("found %v where a list is expected; write it like [%s]", v.node.kind, v.node.text)
 		}
 		list := make([]any, 0, len(v.node.items))
 		for _, item := range v.node.items {

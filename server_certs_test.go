@@ -241,18 +241,18 @@ func TestWhetherAPortSpeaksTLSNeedsARestart(t *testing.T) {
 func TestTLSSectionsOfV090(t *testing.T) {
 	c := newTestTLS(t)
 	section, dial := c.port(), c.client()
-	text := ""
+	var text strings.Builder
 	for _, port := range []string{"proxy", "upstream", "admin"} {
-		text += fmt.Sprintf(`%s:
+		text.WriteString(fmt.Sprintf(`%s:
   tls:
     cert: %s
     key: %s
     client_cas: %s
     client: {cert: %s, key: %s, root_cas: %s, insecure_skip_verify: true, server_name: node}
-`, port, section.Cert.list[0], section.Key.list[0], section.ClientCAs, dial.Cert, dial.Key, dial.RootCAs)
+`, port, section.Cert.list[0], section.Key.list[0], section.ClientCAs, dial.Cert, dial.Key, dial.RootCAs))
 	}
 	p := newTestProcess(t)
-	status := startRun(t, p, append([]string{"server", "--config.path", writeFile(t, "server.yaml", text)}, anyPorts...)...)
+	status := startRun(t, p, append([]string{"server", "--config.path", writeFile(t, "server.yaml", text.String())}, anyPorts...)...)
 	eventually(t, func() error { return logged(p, "node ready") })
 	p.sigs <- interrupt
 	if got := <-status; got != exitOK {
@@ -261,10 +261,10 @@ func TestTLSSectionsOfV090(t *testing.T) {
 	if got := strings.Count(p.err.String(), "are of v0.9.0 and have no effect"); got != 1 {
 		t.Errorf("%d warnings about what has no effect, want 1:\n%s", got, p.err.String())
 	}
-	if status, out, stderr := runPiko(t, "config", "check", "server", "--config.path", writeFile(t, "server.yaml", text)); status != exitOK {
+	if status, out, stderr := runPiko(t, "config", "check", "server", "--config.path", writeFile(t, "server.yaml", text.String())); status != exitOK {
 		t.Errorf("config check: %d %s%s", status, out, stderr)
 	}
-	broken := strings.Replace(text, section.Key.list[0], dial.Key, 1)
+	broken := strings.Replace(text.String(), section.Key.list[0], dial.Key, 1)
 	if status, _, stderr := runPiko(t, "config", "check", "server", "--config.path", writeFile(t, "server.yaml", broken)); status != exitUsage || !strings.Contains(stderr, "--proxy.tls.cert and key") {
 		t.Errorf("config check of another's key: %d %s", status, stderr)
 	}

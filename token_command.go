@@ -103,7 +103,7 @@ var tokenShape = regexp.MustCompile(`[\w-]{8,}\.[\w-]{8,}\.[\w-]*`)
 // control characters, and without what it has printed or what looks like a token.
 func complain(err error, stderr, stdout []byte) error {
 	text := string(stderr)
-	for _, secret := range strings.Fields(string(stdout)) {
+	for secret := range strings.FieldsSeq(string(stdout)) {
 		if len(secret) >= len("x.y.z") {
 			text = strings.ReplaceAll(text, secret, "***")
 		}

@@ -7,7 +7,6 @@ import (
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/rsa"
-	"crypto/sha256"
 	"crypto/x509"
 	"encoding/base64"
 	"encoding/json"
@@ -84,11 +83,6 @@ func toJSON(v any) string { return string(must(json.Marshal(v))) }
 
 // inHour is an exp that is good.
 func inHour() int64 { return time.Now().Add(time.Hour).Unix() }
-
-func sha256Of(s string) []byte {
-	sum := sha256.Sum256([]byte(s))
-	return sum[:]
-}
 
 // num is a number as key sets have it.
 func num(n *big.Int, size int) string {

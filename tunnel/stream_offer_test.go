@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"slices"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -90,14 +91,14 @@ func TestOfferLeavesTheRestToTheReader(t *testing.T) {
 		inBubble(t, func(t *testing.T, _, _ *runningMux, a, b *Stream) {
 			h := &handing{s: b, take: func(p []byte) int { return min(len(p), most) }}
 			wait := h.start()
-			var want string
+			var want strings.Builder
 			for range 5 {
 				synctest.Wait()
 				mustWrite(t, a, "abcdefg")
-				want += "abcdefg"
+				want.WriteString("abcdefg")
 			}
 			synctest.Wait()
-			if string(h.all) != want || h.taken != 5*most {
+			if string(h.all) != want.String() || h.taken != 5*most {
 				t.Errorf("got %q, of which %d bytes were taken, want %d", h.all, h.taken, 5*most)
 			}
 			wantWindow(t, b)

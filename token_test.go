@@ -3,10 +3,13 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"runtime"
 	"strings"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -80,6 +83,9 @@ func TestMistakesAboutTokens(t *testing.T) {
 					continue
 				}
 				p := newTestProcess(t, c.env...)
+				ctx, cancel := context.WithTimeout(p.ctx, 10*time.Second)
+				defer cancel()
+				p.ctx = ctx
 				status := run(append(command, c.args...), &p.process)
 				stderr := p.err.String()
 				if status != exitUsage {
@@ -163,22 +169,33 @@ func TestTokenCommandEndsWithItsContext(t *testing.T) {
 	if runtime.GOOS == "windows" {
 		t.Skip("the command is for a Unix shell")
 	}
-	mark := filepath.Join(t.TempDir(), "mark")
+	pipe := filepath.Join(t.TempDir(), "pipe")
+	if out, err := exec.CommandContext(t.Context(), "mkfifo", pipe).CombinedOutput(); err != nil {
+		t.Fatalf("mkfifo: %v, %s", err, out)
+	}
 	ctx, cancel := context.WithCancelCause(t.Context())
 	why := errors.New("test")
 	result := make(chan error, 1)
-	c := newTokenCommand("sleep 1000 | cat; echo > " + mark)
+	c := newTokenCommand("cat " + pipe + " > /dev/null & wait")
 	go func() {
 		_, err := c.token(ctx)
 		result <- err
 	}()
+	w, err := os.OpenFile(pipe, os.O_WRONLY, 0) // when cat has opened it
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Close()
 	cancel(why)
 	if err := <-result; !errors.Is(err, why) {
 		t.Errorf("ended with %v", err)
 	}
-	if _, err := os.Stat(mark); err == nil {
-		t.Error("the command went on")
-	}
+	eventually(t, func() error {
+		if _, err := w.WriteString("x"); !errors.Is(err, syscall.EPIPE) {
+			return fmt.Errorf("what the command has started goes on: %v", err)
+		}
+		return nil
+	})
 }
 
 // All who ask at once get what one run has printed; who asks later, a new one.

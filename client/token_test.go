@@ -235,7 +235,7 @@ func TestTokenThatIsPolled(t *testing.T) {
 		if sent := f.nodes[0].sent(0); len(sent) != 0 {
 			t.Errorf("a token that has not changed was sent: %q", sent)
 		}
-		write(second[:len(second)/2])
+		write(second[:len(second)-2])
 		time.Sleep(time.Second)
 		write(second)
 		time.Sleep(2 * time.Second)

@@ -127,7 +127,7 @@ func TestTokenIsRefreshedInTime(t *testing.T) {
 		}
 		times := i.times()[2:] // the first two are for the attempts
 		for n, at := range times[1:] {
-			if after := at.Sub(times[n]); after < 42*time.Minute || after > 48*time.Minute {
+			if after := at.Sub(times[n]); after < 41*time.Minute || after > 49*time.Minute {
 				t.Errorf("asked again after %v", after)
 			}
 		}

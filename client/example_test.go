@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -14,6 +15,7 @@ import (
 	"os"
 	"os/signal"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -59,6 +61,17 @@ func ExampleClient_token() {
 		TokenMayChange: true,        // a refusal is not the last word
 		TokenPoll:      time.Second, // so often the file is looked at
 	}
+	ln, err := c.Listen(context.Background(), "my-endpoint")
+	if err != nil {
+		log.Fatal(err)
+	}
+	log.Fatal(http.Serve(ln, nil))
+}
+
+// Certificates that change while the program runs.
+func ExampleClient_getTLS() {
+	var current atomic.Pointer[tls.Config] // set by whatever watches your files
+	c := &client.Client{URL: "https://piko.example.com:8001", GetTLS: current.Load}
 	ln, err := c.Listen(context.Background(), "my-endpoint")
 	if err != nil {
 		log.Fatal(err)

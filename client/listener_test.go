@@ -254,7 +254,7 @@ func TestListenerNeverGivesUpOnceConnected(t *testing.T) {
 
 func TestKilledMidStream(t *testing.T) {
 	n := startNode(t, "n1", "")
-	ln, err := (&Client{URL: "http://" + n.addr}).Listen(t.Context(), "endpoint")
+	ln, err := (&Client{URL: "http://" + n.addr, Protocol: "tcp"}).Listen(t.Context(), "endpoint")
 	if err != nil {
 		t.Fatal(err)
 	}

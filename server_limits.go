@@ -26,7 +26,7 @@ type limitsConfig struct {
 	BurstPerEndpoint    int      `placeholder:"N" help:"Requests for one endpoint that may come at once after a rest. 0 is those of a second."`
 	RatePerTenant       float64  `placeholder:"N" help:"Requests a second for the endpoints of one tenant that this node takes; beyond it they get 429. 0 is no limit."`
 	BurstPerTenant      int      `placeholder:"N" help:"Requests for one tenant that may come at once after a rest. 0 is those of a second."`
-	BufferedBytes       byteSize `default:"0" help:"Memory for bytes that wait for slow readers, of all requests and connections; beyond it the slowest are cut off. 0 is a quarter of the memory limit (GOMEMLIMIT, or that of the container), or of the machine's memory."`
+	BufferedBytes       byteSize `default:"0" help:"Memory for bytes that wait for slow readers, of all requests and connections; beyond it the slowest are cut off. 0 is an eighth of the memory limit (GOMEMLIMIT, or that of the container), or of the machine's memory."`
 }
 
 // limits is what package limit calls them.
@@ -51,7 +51,7 @@ func (s *server) newLimits(log *slog.Logger, registry prometheus.Registerer) (er
 		prometheus.NewCounterFunc(prometheus.CounterOpts{Name: "piko_buffer_resets_total", Help: "Streams that were reset since their readers were too slow for the memory that there is."},
 			func() float64 { return float64(s.budget.Resets()) }),
 	)
-	s.memory, err = limit.NewMemory(limit.MemoryOptions{Limit: memory, Shed: s.budget.Shed, Logger: subsystem(log, "memory"), Registerer: registry})
+	s.memory, err = limit.NewMemory(limit.MemoryOptions{Limit: memory, Shed: s.budget.Shrink, Logger: subsystem(log, "memory"), Registerer: registry})
 	if err != nil {
 		return err
 	}
@@ -76,7 +76,7 @@ func (c *limitsConfig) buffers(limit int64) int64 {
 	if limit == 0 {
 		return buffersWithoutLimit
 	}
-	return limit / 4
+	return limit / 8
 }
 
 // tellResets says in the log that streams were reset for want of room, at most every few seconds.

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"math"
 	"runtime/debug"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -21,9 +22,9 @@ func TestMemoryStates(t *testing.T) {
 		share float64
 		want  state
 	}{
-		{enough, 0, enough}, {enough, 0.849, enough}, {enough, 0.85, short}, {enough, 0.92, critical}, {enough, 5, critical},
-		{short, 0.85, short}, {short, 0.80, short}, {short, 0.799, enough}, {short, 0.919, short}, {short, 0.92, critical},
-		{critical, 0.92, critical}, {critical, 0.88, critical}, {critical, 0.879, short}, {critical, 0.8, short}, {critical, 0.79, enough},
+		{enough, 0, enough}, {enough, 0.779, enough}, {enough, 0.78, tight}, {tight, 0.74, tight}, {tight, 0.739, enough}, {enough, 0.849, tight}, {enough, 0.85, short}, {enough, 0.92, critical}, {enough, 5, critical},
+		{short, 0.85, short}, {short, 0.80, short}, {short, 0.799, tight}, {short, 0.7, enough}, {tight, 0.85, short}, {short, 0.919, short}, {short, 0.92, critical},
+		{critical, 0.92, critical}, {critical, 0.88, critical}, {critical, 0.879, short}, {critical, 0.8, short}, {critical, 0.79, tight}, {critical, 0.1, enough},
 		{enough, math.NaN(), enough},
 	} {
 		if got := tt.from.next(tt.share); got != tt.want {
@@ -37,7 +38,7 @@ type process struct {
 	mu            sync.Mutex
 	live, garbage int64
 	collections   int
-	shed          int64
+	shed, stalled int64
 }
 
 func (p *process) used() int64 {
@@ -58,10 +59,15 @@ func (p *process) set(live, garbage int64) {
 	p.live, p.garbage = live, garbage
 }
 
-func (p *process) giveBack(n int64) {
+// giveBack gives back what nobody reads at all.
+func (p *process) giveBack(n int64, waited time.Duration) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.shed += n
+	if n = min(n, p.stalled); waited == 0 {
+		n = min(n, p.live)
+	}
+	p.stalled -= min(n, p.stalled)
 	p.live -= n
 }
 
@@ -82,7 +88,7 @@ func TestMemoryIsWatched(t *testing.T) {
 			t.Helper()
 			time.Sleep(d)
 			synctest.Wait()
-			if got := state(m.state.Load()); got != want || m.Short() != (want > enough) {
+			if got := state(m.state.Load()); got != want || m.Short() != (want >= short) {
 				t.Errorf("%s: state %d, want %d", why, got, want)
 			}
 		}
@@ -97,21 +103,20 @@ func TestMemoryIsWatched(t *testing.T) {
 		if p.collections == 0 || p.collections > 5 {
 			t.Errorf("%d collections in 2 s", p.collections)
 		}
+		p.stalled = 100
+		p.set(790, 0)
+		after(2*time.Second, "with slow readers", enough)
+		if p.live != 720 {
+			t.Errorf("%d bytes are in use, 720 are no reason to cut anybody off", p.live)
+		}
 		p.set(860, 0)
 		after(2*time.Second, "full", short)
 		p.set(820, 0)
 		after(2*time.Second, "hardly less", short)
-		p.set(400, 500)
-		after(2*time.Second, "with garbage alone", enough)
-		p.set(1000, 0)
-		time.Sleep(2 * time.Second)
-		synctest.Wait()
-		if p.shed != 150 {
-			t.Errorf("asked for %d bytes back, want 150", p.shed)
-		}
-		after(0, "with what was given back", short)
+		p.set(750, 300)
+		after(2*time.Second, "with garbage besides", tight)
 		p.set(100, 0)
-		after(2*time.Second, "in the end", enough)
+		after(2*time.Second, "at rest again", enough)
 		stop()
 		wg.Wait()
 		var got []string
@@ -121,11 +126,28 @@ func TestMemoryIsWatched(t *testing.T) {
 			text, _, _ = strings.Cut(text, "\"")
 			got = append(got, text)
 		}
-		const want = "memory is short, memory is enough again, memory is critical, memory is short, memory is enough again"
+		const want = "memory is tight, memory is enough again, memory is short, memory is tight, memory is enough again"
 		if s := strings.Join(got, ", "); s != want {
 			t.Errorf("the log says\n%s, want\n%s", s, want)
 		}
 	})
+}
+
+// TestCriticalMemorySparesNobody: what waits at all is given up before the process is.
+func TestCriticalMemorySparesNobody(t *testing.T) {
+	var waits []time.Duration
+	m, err := NewMemory(MemoryOptions{Limit: 1000, Shed: func(_ int64, waited time.Duration) { waits = append(waits, waited) }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	now := time.Now()
+	for i, used := range []int64{700, 800, 900, 950} {
+		m.used, m.collect = func() int64 { return used }, func() {}
+		m.look(now.Add(time.Duration(i) * time.Second))
+	}
+	if want := []time.Duration{stalledFor, stalledFor, 0}; !slices.Equal(waits, want) {
+		t.Errorf("asked for what has waited for %v, want %v", waits, want)
+	}
 }
 
 // TestMemoryWithoutLimit is never short, and watches nothing.

@@ -23,6 +23,11 @@ var ErrOverloaded error = fault.New(fault.Overloaded, errors.New("stream reset: 
 // have waited the longest, weighted with how many they are. Nobody else is:
 // bytes of a reader that keeps up are gone before anybody could ask.
 //
+// Who is slow shows only after a moment. So the budget may be exceeded by a half
+// until streams have been slow for slowAfter. Beyond that sessions read nothing
+// for a moment, in which those are found whose readers do not move; and beyond
+// twice the budget who brings more is reset.
+//
 // It counts whole chunks, each once when it is filled and once when it is free
 // again, with one atomic addition. Its methods are safe for concurrent use; a nil
 // *Budget bounds nothing.
@@ -30,15 +35,15 @@ type Budget struct {
 	// Static after construction.
 	began time.Time
 	size  int64
-	hard  int64         // beyond it who brings more is reset himself: Run did not come to it
-	over  chan struct{} // wakes Run
 
 	_     [64]byte
 	used  atomic.Int64
 	_     [64]byte
 	clock atomic.Int64 // coarse time since began, in ns; set by Run
+	room  atomic.Int64 // what may be held now: size, or less for a while after Shrink
 
 	resets atomic.Uint64
+	marked atomic.Bool // the streams know what was read when the clock ticked last
 	shards [16]budgetShard
 }
 
@@ -54,16 +59,31 @@ type budgetShard struct {
 
 const (
 	// clockTick is how exact the times of bytes are while there is room enough.
-	clockTick = 100 * time.Millisecond
+	clockTick = 50 * time.Millisecond
+	// pauseTime is how long a session reads nothing, at most, if there is far
+	// too much; pauseStep is how often it looks.
+	pauseTime, pauseStep = 5 * clockTick, 10 * time.Millisecond
+	// largeFrame is the size from which a frame is worth a pause.
+	largeFrame = 4 << 10
+	// movingShare is the part of what a stream holds that is read in a tick if
+	// its reader moves.
+	movingShare = 16
+	// slowAfter is how old bytes are of a reader that is slow for certain. Where
+	// one reads as fast as his network lets him it is a window over his rate.
+	slowAfter = time.Second
 	// spareShare is the part of the budget that is free again after streams
 	// were reset, so that the slowest are not looked for all the time.
 	spareShare = 8
+	// leastShare is the part of the budget that Shrink always leaves, and
+	// recoverShare what comes back with each tick.
+	leastShare, recoverShare = 4, 128
 )
 
 // NewBudget returns a budget of so many bytes, whose Run must be called.
 func NewBudget(size int64) *Budget {
 	size = max(size, 1)
-	b := &Budget{began: time.Now(), size: size, hard: size + size/2, over: make(chan struct{}, 1)}
+	b := &Budget{began: time.Now(), size: size}
+	b.room.Store(size)
 	for i := range b.shards {
 		b.shards[i].streams = make(map[*Stream]struct{})
 	}
@@ -110,14 +130,54 @@ func (b *Budget) Run(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
-			b.clock.Store(int64(time.Since(b.began)))
-		case <-b.over:
-			if over := b.used.Load() - b.size; over > 0 {
-				b.Shed(over + b.size/spareShare)
-			}
+			b.tick()
 		}
 	}
 }
+
+// tick looks after the budget.
+func (b *Budget) tick() {
+	b.clock.Store(int64(time.Since(b.began)))
+	b.recover()
+	if over := b.used.Load() - b.room.Load(); over > 0 {
+		b.shed(over+b.size/spareShare, slowAfter)
+	}
+	if over := b.used.Load() - b.most(); over > 0 && b.marked.Load() {
+		b.shed(over+b.size/spareShare, 0)
+	}
+	mark := b.used.Load() > b.size/4
+	if mark {
+		for _, s := range b.listed() {
+			s.mu.Lock()
+			s.mark = s.total
+			s.mu.Unlock()
+		}
+	}
+	b.marked.Store(mark)
+}
+
+// pause lets a read loop wait that brings n bytes when there is far too much,
+// until there is less, or done is closed, but never for long.
+func (b *Budget) pause(n int, done <-chan struct{}) {
+	if b == nil || n < largeFrame || b.used.Load() <= b.most() {
+		return
+	}
+	step := time.NewTicker(pauseStep)
+	defer step.Stop()
+	for range int(pauseTime / pauseStep) {
+		select {
+		case <-step.C:
+		case <-done:
+			return
+		}
+		if b.used.Load() <= b.most() {
+			return
+		}
+	}
+}
+
+// most is what may be held until it is known who is slow.
+func (b *Budget) most() int64 { return b.room.Load() + b.size/2 }
 
 // charge counts c, which is the stream's from now on; false is that there is no
 // room for it. It needs the stream's mu.
@@ -126,16 +186,10 @@ func (b *Budget) charge(s *Stream, c *chunk) bool {
 		return true
 	}
 	n := b.used.Add(int64(len(c.buf)))
-	if n > b.size {
-		select {
-		case b.over <- struct{}{}:
-		default:
-		}
-		if n > b.hard {
-			b.used.Add(-int64(len(c.buf)))
-			b.resets.Add(1)
-			return false
-		}
+	if n > 2*b.size {
+		b.used.Add(-int64(len(c.buf)))
+		b.resets.Add(1)
+		return false
 	}
 	c.budget, c.since = b, b.clock.Load()
 	if n > b.size/4 { // it may matter soon who was first
@@ -175,13 +229,28 @@ type slow struct {
 	score float64
 }
 
-// Shed resets the streams with the slowest readers until they have given back n
-// bytes, or nobody holds anything.
-func (b *Budget) Shed(n int64) {
-	if b == nil {
+// Shrink gives n bytes back, for other uses: it resets the streams with the
+// slowest readers of those whose bytes have waited for so long, and bounds what
+// is held to what is left. The budget is as large as before after some seconds.
+func (b *Budget) Shrink(n int64, waited time.Duration) {
+	if b == nil || n <= 0 {
 		return
 	}
-	list := b.holders(int64(time.Since(b.began)))
+	b.room.Store(max(min(b.used.Load()-n, b.room.Load()), b.size/leastShare))
+	b.shed(n, waited)
+}
+
+// recover lets the budget grow again after Shrink.
+func (b *Budget) recover() {
+	if room := b.room.Load(); room < b.size {
+		b.room.CompareAndSwap(room, min(room+b.size/recoverShare, b.size))
+	}
+}
+
+// shed resets the streams with the slowest readers until they have given back n
+// bytes, or nobody is left whose bytes have waited for so long.
+func (b *Budget) shed(n int64, waited time.Duration) {
+	list := b.holders(int64(time.Since(b.began)), int64(waited))
 	slices.SortFunc(list, func(x, y slow) int { return cmp.Compare(y.score, x.score) })
 	for _, h := range list {
 		if n <= 0 {
@@ -197,31 +266,42 @@ func (b *Budget) Shed(n int64) {
 // holders returns the streams with bytes that wait. What counts is the time that
 // the oldest have waited: it is the backlog over the rate, so that one who reads
 // a byte now and then is as slow as one who does not.
-func (b *Budget) holders(now int64) []slow {
+func (b *Budget) holders(now, waited int64) []slow {
 	var list []slow
+	marked := b.marked.Load()
+	for _, s := range b.listed() {
+		bytes, since, read := s.waiting()
+		moves := marked && read >= bytes/movingShare
+		if bytes == 0 || now-since < waited || waited == 0 && moves {
+			continue
+		}
+		const atLeast = int64(time.Millisecond)
+		h := slow{s: s, bytes: bytes, score: float64(bytes) * float64(max(now-since, atLeast))}
+		if moves { // only when all others are gone
+			h.score = -1 / h.score
+		}
+		list = append(list, h)
+	}
+	return list
+}
+
+// listed returns the streams that may hold something.
+func (b *Budget) listed() []*Stream {
+	var list []*Stream
 	for i := range b.shards {
 		sh := &b.shards[i]
 		sh.mu.Lock()
 		for s := range sh.streams {
-			list = append(list, slow{s: s})
+			list = append(list, s)
 		}
 		sh.mu.Unlock()
 	}
-	kept := list[:0]
-	for _, h := range list {
-		bytes, since := h.s.waiting()
-		if bytes == 0 {
-			continue
-		}
-		const atLeast = int64(time.Millisecond)
-		h.bytes, h.score = bytes, float64(bytes)*float64(max(now-since, atLeast))
-		kept = append(kept, h)
-	}
-	return kept
+	return list
 }
 
-// waiting returns what the stream holds, and since when the oldest.
-func (s *Stream) waiting() (bytes, since int64) {
+// waiting returns what the stream holds, since when the oldest, and how much was
+// read since the last mark.
+func (s *Stream) waiting() (bytes, since, read int64) {
 	if s.rmu.TryLock() { // else somebody reads, for whom it is about to be free
 		if c := s.current; c != nil {
 			bytes, since = int64(len(c.buf)), c.since
@@ -236,7 +316,7 @@ func (s *Stream) waiting() (bytes, since int64) {
 		}
 		bytes += int64(len(c.buf))
 	}
-	return bytes, since
+	return bytes, since, int64(s.total - s.mark)
 }
 
 // overload resets the stream and drops what it holds. Its reader gets

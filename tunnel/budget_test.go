@@ -152,12 +152,16 @@ func TestBudgetResetsTheSlowest(t *testing.T) {
 		var victims []*Stream
 		for i := range readers {
 			victims = append(victims, slow(20*time.Millisecond<<(readers-i)))
-			if used := b.Used(); used > b.Size() {
+			if used := b.Used(); used > b.Size()*3/2 {
 				t.Errorf("%d bytes are held, %d may be", used, b.Size())
 			}
 			if i == 2 && b.Resets() > 0 {
 				t.Error("a stream was reset within the budget")
 			}
+		}
+		time.Sleep(slowAfter + 2*clockTick)
+		if used := b.Used(); used > b.Size() {
+			t.Errorf("%d bytes are held for long, %d may be", used, b.Size())
 		}
 		reset := 0
 		for i, s := range victims {
@@ -222,7 +226,7 @@ func TestTrickleIsSlow(t *testing.T) {
 func filled(t testing.TB, node, up *runningMux, n int) (writer, reader *Stream) {
 	t.Helper()
 	x, y := streamPair(t, node, up)
-	if _, err := x.Write(make([]byte, n)); err != nil {
+	if _, err := x.Write(make([]byte, n)); err != nil && !errors.Is(err, ErrPeerOverloaded) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { x.Reset(); y.Reset() })
@@ -273,7 +277,7 @@ func TestLostBytesAreNoEnd(t *testing.T) {
 					return nil
 				})
 			}
-			b.Shed(1)
+			b.Shrink(1, 0)
 			if n, err := y.Read(make([]byte, 10)); n != 0 || err == io.EOF || !errors.Is(err, ErrOverloaded) || !errors.Is(err, fault.Overloaded) {
 				t.Errorf("read %d, %v", n, err)
 			}
@@ -296,32 +300,71 @@ func TestLostBytesAreNoEnd(t *testing.T) {
 	}
 }
 
-// TestBudgetHolds when nobody runs it: who brings more is reset.
+// TestBudgetHolds when nobody runs it: sessions wait for a moment, then who brings more is reset.
 func TestBudgetHolds(t *testing.T) {
-	const size = 1 << 20
-	b := NewBudget(size)
-	node, up := muxPair(t, muxOptions{budget: b})
-	reset := 0
-	for range 20 {
-		x, y := streamPair(t, node, up)
-		if _, err := x.Write(make([]byte, 200<<10)); err != nil && !errors.Is(err, ErrPeerOverloaded) {
-			t.Fatal(err)
-		}
-		eventually(t, func() error {
-			y.mu.Lock()
-			defer y.mu.Unlock()
-			if y.err == nil && y.recvWindow > initialWindow-200<<10 {
-				return errors.New("not all has come")
+	synctest.Test(t, func(t *testing.T) {
+		const size = 1 << 20
+		b := NewBudget(size)
+		node, up := memMuxPair(t, muxOptions{budget: b})
+		reset := 0
+		for range 20 {
+			_, y := filled(t, node, up, 200<<10)
+			time.Sleep(10 * pauseTime)
+			if errors.Is(reading(y), ErrOverloaded) {
+				reset++
 			}
-			return nil
-		})
-		if errors.Is(reading(y), ErrOverloaded) {
-			reset++
 		}
-	}
-	if used := b.Used(); used > size*3/2 || reset < 10 {
-		t.Errorf("%d bytes are held, %d streams were reset", used, reset)
-	}
+		if used := b.Used(); used > size*2 || reset < 8 {
+			t.Errorf("%d bytes are held, %d streams were reset", used, reset)
+		}
+	})
+}
+
+// TestFloodSparesWhoMoves: many readers who read nothing come at once; the one who reads, although he always has a full
+// window before him, goes on.
+func TestFloodSparesWhoMoves(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := NewBudget(2 << 20)
+		running(t, b)
+		node, up := memMuxPair(t, muxOptions{budget: b})
+		x, y := streamPair(t, node, up)
+		var talk sync.WaitGroup
+		talk.Go(func() {
+			for {
+				if _, err := x.Write(make([]byte, 64<<10)); err != nil {
+					return
+				}
+			}
+		})
+		var read atomic.Int64
+		talk.Go(func() {
+			for buf := make([]byte, 32<<10); ; {
+				n, err := y.Read(buf)
+				if read.Add(int64(n)); err != nil {
+					return
+				}
+				time.Sleep(20 * time.Millisecond)
+			}
+		})
+		time.Sleep(time.Second)
+		for range 50 {
+			a, _ := filled(t, node, up, 0)
+			talk.Go(func() { _, _ = a.Write(make([]byte, 200<<10)) })
+		}
+		before := read.Load()
+		time.Sleep(5 * time.Second)
+		if err := reading(y); err != nil || read.Load()-before < 2<<20 {
+			t.Errorf("who reads has read %d bytes, then %v", read.Load()-before, err)
+		}
+		if n := b.Resets(); n < 30 {
+			t.Errorf("%d streams were reset", n)
+		}
+		x.Reset()
+		y.Reset()
+		node.stop()
+		up.stop()
+		talk.Wait()
+	})
 }
 
 // TestOldPeersUnderstandTheReset: yamux takes it for any other, and the session goes on.
@@ -333,7 +376,7 @@ func TestOldPeersUnderstandTheReset(t *testing.T) {
 		t.Fatal(err)
 	}
 	arrived(t, s, 200<<10)
-	b.Shed(1)
+	b.Shrink(1, 0)
 	eventually(t, func() error {
 		if _, err := their.Write([]byte("x")); err == nil {
 			return errors.New("it can still write")
@@ -365,5 +408,46 @@ func TestReserveAndRelease(t *testing.T) {
 		t.Error("no budget is a bound")
 	}
 	none.Release(1 << 40)
-	none.Shed(1)
+	none.Shrink(1, 0)
+}
+
+// TestShrinkingHolds: what was given back is not taken again at once, and is in the end.
+func TestShrinkingHolds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const size = 4 << 20
+		b := NewBudget(size)
+		running(t, b)
+		node, up := memMuxPair(t, muxOptions{budget: b})
+		var readers []*Stream
+		fill := func() {
+			for range 8 {
+				_, y := filled(t, node, up, 200<<10)
+				readers = append(readers, y)
+			}
+			synctest.Wait()
+		}
+		fill()
+		used := b.Used()
+		b.Shrink(used/2, time.Hour)
+		if n := b.Resets(); n != 0 || b.Used() != used {
+			t.Errorf("%d streams were reset whose bytes have hardly waited", n)
+		}
+		fill()
+		time.Sleep(slowAfter + 2*clockTick)
+		if n, room := b.Used(), b.room.Load(); n > room || b.Resets() == 0 {
+			t.Errorf("%d bytes are held after %d of %d were to be given back; there is room for %d", n, used/2, used, room)
+		}
+		time.Sleep(2 * recoverShare * clockTick)
+		resets := b.Resets()
+		fill()
+		if n := b.Resets(); n != resets || b.room.Load() != size {
+			t.Errorf("later %d streams were reset; there is room for %d", n-resets, b.room.Load())
+		}
+		for _, s := range readers {
+			s.Reset()
+		}
+		if err := isBack(b); err != nil {
+			t.Error(err)
+		}
+	})
 }

@@ -58,6 +58,8 @@ type Stream struct {
 	over         bool          // done is closed
 	budgeted     bool          // in the list of the budget
 	lost         bool          // bytes were dropped that somebody would have read
+	total        uint64        // read so far
+	mark         uint64        // of total, when the budget looked
 
 	// Guarded by m.mu.
 	unacked     bool      // counted in m.unacked

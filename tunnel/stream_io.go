@@ -66,6 +66,7 @@ func (s *Stream) nextChunk(p []byte, take func(p []byte) (n int)) (int, error) {
 // the window. It needs mu.
 func (s *Stream) consume(n int) {
 	s.consumed += uint32(n)
+	s.total += uint64(n)
 	if s.consumed < uint32(s.m.opt.window)/2 || s.closed || s.finSeen || s.err != nil {
 		return
 	}

@@ -70,6 +70,10 @@ func (s *server) adminDialTLS() func() *tls.Config {
 
 func (s *server) prepareProxyTLS(next *serverConfig) (p reloadPart, err error) {
 	p.commit, p.applied, err = s.was().Proxy.TLS.section(s.acme).prepare(s.proxyTLS, next.Proxy.TLS.section(s.acme), "proxy.tls", alpnProxy...)
+	if s.acme != nil && err == nil {
+		take, domains := p.commit, acmeDomains(&next.Proxy)
+		p.commit = func() { all([]func(){take}); s.acme.SetDomains(domains) }
+	}
 	return p, err
 }
 

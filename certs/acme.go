@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/crypto/acme"
@@ -81,6 +82,8 @@ type ACME struct {
 	get     func(name string) (*tls.Certificate, error) // blocks; tests have their own
 	slots   chan struct{}
 
+	domains atomic.Pointer[[]string] // of Domains or SetDomains; never nil
+
 	// Guarded by mu.
 	mu     sync.Mutex
 	closed bool
@@ -124,8 +127,12 @@ func NewACME(opt ACMEOptions) (*ACME, error) {
 		},
 	}
 	a.get = a.order
+	a.SetDomains(opt.Domains)
 	return a, nil
 }
+
+// SetDomains replaces Domains.
+func (a *ACME) SetDomains(domains []string) { a.domains.Store(&domains) }
 
 // CheckCache makes the directory, and says what is wrong with it.
 func (a *ACME) CheckCache() error {
@@ -188,7 +195,7 @@ func (a *ACME) mayHave(host string) bool {
 // isEndpoint says whether the host is a direct subdomain with something behind.
 func (a *ACME) isEndpoint(host string) bool {
 	_, domain, ok := strings.Cut(host, ".")
-	return ok && slices.Contains(a.opt.Domains, domain) && a.opt.Exists != nil && a.opt.Exists(host)
+	return ok && slices.Contains(*a.domains.Load(), domain) && a.opt.Exists != nil && a.opt.Exists(host)
 }
 
 // certificate is that for the name of a handshake, which waits a while for it.
@@ -309,7 +316,7 @@ func (a *ACME) attempt(name string, n *acmeName, cached bool) {
 // process, an earlier one or another node.
 func (a *ACME) isCached(name string) bool {
 	_, domain, ok := strings.Cut(name, ".")
-	if !slices.Contains(a.opt.Names, name) && (!ok || !slices.Contains(a.opt.Domains, domain)) {
+	if !slices.Contains(a.opt.Names, name) && (!ok || !slices.Contains(*a.domains.Load(), domain)) {
 		return false // nothing that a stranger makes up becomes the name of a file
 	}
 	_, err := a.manager.Cache.Get(context.Background(), name)

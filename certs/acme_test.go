@@ -109,6 +109,13 @@ func TestCertificatesAreAskedForOnlyWhereTheyAreOurs(t *testing.T) {
 			t.Errorf("a certificate for %s was asked for", name)
 		}
 	}
+	a.SetDomains([]string{"moved.test"})
+	for name, want := range map[string]bool{"endpoint-2.moved.test": true, "endpoint-2.example.test": false, "endpoint-1.example.test": true, "fixed.test": true} {
+		if a.MayHave(name) != want {
+			t.Errorf("after the domain has changed: %s: %v", name, !want)
+		}
+	}
+	a.SetDomains([]string{"example.test"})
 	alone := newTestServer(t, ServerOptions{ACME: a})
 	if _, err := shake(t, alone.Config(), &tls.Config{InsecureSkipVerify: true, ServerName: "nobody.example.test"}); err == nil {
 		t.Error("a port without any certificate made a handshake")

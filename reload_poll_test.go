@@ -176,6 +176,9 @@ func TestFilesAreReadWhenTheyHaveSettled(t *testing.T) {
 		time.Sleep(settleTime / 2)
 		rewrite(t, w.files.Key, string(next.Key))
 		w.mustLog(soon, "configuration reloaded", "connect.tls.cert")
+		if log := w.p.err.String(); strings.Contains(log, "not reloaded") {
+			t.Errorf("half of the change was read: %s", log)
+		}
 
 		// A file that never settles is read all the same.
 		for i := range 100 {

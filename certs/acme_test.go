@@ -207,14 +207,34 @@ func TestOneOrderServesAllHandshakesOfAName(t *testing.T) {
 		})
 	}
 	<-i.begun
-	if n := i.count(); n != 1 {
-		t.Errorf("%d orders for one name", n)
-	}
 	close(i.block)
 	clients.Wait()
 	if served.Load() != 10 {
 		t.Errorf("%d of 10 served", served.Load())
 	}
+}
+
+func TestAnOrderUnderWayIsJoined(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a, i := newTestACME(t, nil)
+		i.block = make(chan struct{})
+		var first <-chan struct{}
+		for range 3 {
+			done, err := a.start("endpoint-1.example.test", time.Now())
+			if err != nil {
+				t.Fatal(err)
+			}
+			if first == nil {
+				first = done
+			}
+			synctest.Wait()
+			if done != first || i.count() != 1 {
+				t.Errorf("%d orders for one name", i.count())
+			}
+		}
+		close(i.block)
+		<-first
+	})
 }
 
 func TestOrdersAtATimeAreBounded(t *testing.T) {
@@ -291,6 +311,9 @@ func TestChallengesGetTheirOwnCertificateAndNoOther(t *testing.T) {
 		t.Error("a challenge for another name was answered")
 	}
 	for _, protocols := range [][]string{{"acme-tls/1", "http/1.1"}, {"http/1.1", "acme-tls/1"}, nil} {
+		if config, _ := s.configFor(&tls.ClientHelloInfo{SupportedProtos: protocols}); config.ClientAuth != tls.RequireAndVerifyClientCert {
+			t.Errorf("with the protocols %q a client needs no certificate", protocols)
+		}
 		if err := challenge("fixed.test", protocols...); err == nil {
 			t.Errorf("a client without a certificate got in with the protocols %q", protocols)
 		}

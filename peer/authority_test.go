@@ -1,10 +1,12 @@
 package peer
 
 import (
+	"bufio"
 	"crypto/tls"
 	"crypto/x509"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"strings"
 	"testing"
@@ -134,6 +136,39 @@ func TestCertificatesDoNotStandInForTheKey(t *testing.T) {
 	callee.Key = thief.node.Key
 	refusedLink(t, a, callee)
 	connect(t, a, b)
+}
+
+// One who has a certificate and stands where b should, but does not know b's key,
+// cannot make a believe that it is b.
+func TestACalleeMustKnowItsKey(t *testing.T) {
+	var g gossip
+	ca := certstest.NewCA(t, "cluster")
+	au := authority(ca.Issue([]string{localhost}), ca.Pool())
+	a := g.startCertified(t, "a", authority(ca.Issue([]string{localhost}), ca.Pool()))
+	ln, err := net.Listen("tcp", localhost+":0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		nc, err := ln.Accept()
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer nc.Close()
+		if _, err := http.ReadRequest(bufio.NewReader(nc)); err != nil {
+			t.Error(err)
+		}
+		io.WriteString(nc, switching)
+		conn := tls.Server(nc, au.Server)
+		conn.Write(append(make([]byte, nonceSize+macSize), welcome)) // whatever the caller proves
+		io.Copy(io.Discard, conn)
+	}()
+	refusedLink(t, a, Node{ID: "b", Epoch: "b-0197f0000000", Addr: ln.Addr().String(), Key: make([]byte, authorityKey)})
+	<-done
 }
 
 // The MACs of one TLS connection are of no use in another: a node in the middle,

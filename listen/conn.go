@@ -39,6 +39,7 @@ type Conn struct {
 	counted      bool       // for MaxConnections
 	countedAs    netip.Addr // for MaxPerSource, and the bounds of restricted ones; invalid: for none
 	isRestricted bool       // counts for maxRestricted
+	reason       string     // why it is
 	end          *time.Timer
 	looking      *list.Element
 }

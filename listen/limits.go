@@ -16,13 +16,12 @@ const (
 	refusedProxy    = "proxy-header" // it cannot be read
 	refusedPlain    = "plain"        // no TLS where it is required
 	refusedLooking  = "handshakes"   // too many were under way
-	refusedUnproven = "unproven"     // restricted, and no other node's within its second
 	refusedClosing  = "closing"      // the port is being closed
 	madeRoom        = "idle"         // not refused: it was closed for the sake of others, when something was short
 )
 
 // refusals are all of them, for a metric with all its series from the start.
-var refusals = []string{refusedDenied, refusedFull, refusedSource, refusedNoHeader, refusedProxy, refusedPlain, refusedLooking, refusedUnproven, refusedClosing, madeRoom}
+var refusals = []string{refusedDenied, refusedFull, refusedSource, refusedNoHeader, refusedProxy, refusedPlain, refusedLooking, refusedClosing, madeRoom}
 
 // lists are the address lists. They are not changed.
 type lists struct{ allow, deny []netip.Prefix }
@@ -97,10 +96,9 @@ func (l *Listener) enter(c *Conn) (reason string) {
 		l.counted++
 	}
 	if reason != "" {
-		if !l.countRestricted(c) {
+		if !l.countRestricted(c, reason) {
 			return reason
 		}
-		l.metrics.refused.WithLabelValues(reason).Inc()
 	}
 	l.insert(c)
 	return ""
@@ -154,7 +152,7 @@ func (l *Listener) countSource(c *Conn) bool {
 
 // countRestricted needs mu. It makes a refused connection one that may still
 // prove to be another node's, if there are not too many.
-func (l *Listener) countRestricted(c *Conn) bool {
+func (l *Listener) countRestricted(c *Conn, reason string) bool {
 	key := sourceOf(c.addr)
 	s := l.sources[key]
 	if !l.opt.Peers || l.restricted >= maxRestricted || s.restricted >= maxRestrictedFrom {
@@ -163,11 +161,10 @@ func (l *Listener) countRestricted(c *Conn) bool {
 	s.restricted++
 	l.sources[key] = s
 	l.restricted++
-	c.countedAs, c.isRestricted = key, true
+	c.countedAs, c.isRestricted, c.reason = key, true, reason
 	c.limited.Store(true)
 	c.end = time.AfterFunc(restrictedTime, func() {
-		if c.Restricted() && !c.isOver.Load() {
-			l.refused(c.Conn.RemoteAddr(), refusedUnproven)
+		if c.Restricted() {
 			c.Close()
 		}
 	})
@@ -179,7 +176,7 @@ func (l *Listener) restrict(c *Conn, reason string) bool {
 	l.mu.Lock()
 	if c.entered && !c.isRestricted {
 		l.uncount(c)
-		if l.countRestricted(c) {
+		if l.countRestricted(c, reason) {
 			reason = ""
 		}
 	}
@@ -236,14 +233,25 @@ func (l *Listener) insert(c *Conn) {
 	l.conns = c
 }
 
-// leave forgets a connection that was closed.
+// leave forgets a connection that was closed. Only now is it known whether one
+// that was restricted was refused.
 func (l *Listener) leave(c *Conn) {
+	if refused := l.remove(c); refused != nil {
+		l.refused(refused, c.reason)
+	}
+}
+
+// remove returns the client's address if the connection was still restricted.
+func (l *Listener) remove(c *Conn) (refused net.Addr) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if !c.entered {
-		return
+		return nil
 	}
 	c.entered = false
+	if c.isRestricted {
+		refused = c.remote
+	}
 	l.uncount(c)
 	l.open--
 	if c.next != nil {
@@ -255,6 +263,7 @@ func (l *Listener) leave(c *Conn) {
 		l.conns = c.next
 	}
 	c.next, c.prev = nil, nil
+	return refused
 }
 
 // await notes that a connection is looked at, and may be closed meanwhile: by

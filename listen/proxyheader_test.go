@@ -190,5 +190,8 @@ func TestNodesNeedNoProxyHeader(t *testing.T) {
 			t.Errorf("a stranger's connection ends after %v", took)
 		}
 		goesOn(t, node)
+		if n := p.refusedAs(t, "no-header"); n != 1 {
+			t.Errorf("%d were refused, want the stranger", n)
+		}
 	})
 }

@@ -20,7 +20,8 @@ import (
 	"time"
 )
 
-// answering is a service of a page that is too large for a socket's buffer. It counts.
+// answering is a service of a page that is more than fits into a window and a socket's buffer
+// on its way. It counts.
 type answering struct {
 	page                   string
 	uploads, large, ranges atomic.Int32
@@ -41,7 +42,7 @@ func (s *answering) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 func startAnswering(t testing.TB) (s *answering, addr string) {
 	t.Helper()
-	s = &answering{page: strings.Repeat("a page of a service ", 200_000)}
+	s = &answering{page: strings.Repeat("a page of a service ", 50_000)}
 	web := httptest.NewServer(s)
 	t.Cleanup(web.Close)
 	return s, web.Listener.Addr().String()

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -93,7 +94,7 @@ func startChooser(t *testing.T, nodes ...*testNode) *chooser {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := &chooser{Listener: ln, nodes: nodes}
+	c := &chooser{Listener: ln, nodes: slices.Clone(nodes)}
 	var running sync.WaitGroup
 	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
 	running.Go(func() {
@@ -116,7 +117,7 @@ func startChooser(t *testing.T, nodes ...*testNode) *chooser {
 func (c *chooser) set(nodes ...*testNode) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.nodes = nodes
+	c.nodes = slices.Clone(nodes)
 }
 
 func (c *chooser) serve(ctx context.Context, conn net.Conn) {

@@ -157,6 +157,9 @@ func (f *forwarder) clientAddr(r *http.Request) netip.AddrPort {
 		return netip.AddrPort{}
 	}
 	addr = netip.AddrPortFrom(addr.Addr().Unmap().WithZone(""), addr.Port())
+	if len(f.opt.TrustedProxies) == 0 {
+		return addr
+	}
 	named := strings.Split(strings.Join(r.Header[headerFor], ","), ",")
 	for len(named) > 0 && f.trusts(addr.Addr().String()) {
 		ip, err := netip.ParseAddr(strings.TrimSpace(named[len(named)-1]))

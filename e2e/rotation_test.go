@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -79,9 +80,7 @@ func (r *rotation) write(shown authorities, trusted ...authorities) {
 		files := map[string][]byte{
 			"port.crt": port.Cert, "port.key": port.Key, "client.crt": client.Cert, "client.key": client.Key, "node.crt": node.Cert, "node.key": node.Key,
 		}
-		for bundle, text := range bundles {
-			files[bundle] = text
-		}
+		maps.Copy(files, bundles)
 		dir.write(files)
 	}
 }

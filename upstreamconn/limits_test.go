@@ -36,7 +36,9 @@ func TestRequestsOfATunnelAreBounded(t *testing.T) {
 	n := startNode(t, func(s *Server) { s.MaxRequests = 2 })
 	startAgent(t, n.url, "endpoint", echo)
 	l := n.waitFor(t, "endpoint", 1)[0]
-	if !l.Begin() || !l.Begin() || l.Begin() {
-		t.Errorf("%d requests in flight, want 2", l.InFlight())
+	for i, want := range []bool{true, true, false} {
+		if got := l.Begin(); got != want {
+			t.Errorf("request %d begins: %v, with %d in flight", i+1, got, l.InFlight())
+		}
 	}
 }

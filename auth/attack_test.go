@@ -172,6 +172,7 @@ func TestClaimsAreChecked(t *testing.T) {
 			{"a claim twice", `{"aud":"piko","iss":"idp","exp":1,"exp":9999999999}`, fault.InvalidToken, reasonMalformed},
 			{"a claim twice within another", `{"aud":"piko","iss":"idp","piko":{"endpoints":["a"],"endpoints":["b"]}}`, fault.InvalidToken, reasonMalformed},
 			{"a claim twice, once with an escape", `{"aud":"piko","iss":"idp","exp":1,"\u0065xp":9999999999}`, fault.InvalidToken, reasonMalformed},
+			{"a claim whose name is not UTF-8", "{\"aud\":\"piko\",\"iss\":\"idp\",\"\xe5xp\":1}", fault.InvalidToken, reasonMalformed},
 			{"claims null", `null`, fault.InvalidToken, reasonMalformed},
 			{"claims a list", `[]`, fault.InvalidToken, reasonMalformed},
 			{"claims a string", `"a"`, fault.InvalidToken, reasonMalformed},

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"io"
 	"strings"
+	"unicode/utf8"
 )
 
 // maxToken is how long a token may be, in bytes; a longer one is refused before
@@ -75,6 +76,7 @@ func parseHeader(token string) (header, error) {
 var (
 	errDuplicate = errors.New("a name is there twice")
 	errDeep      = errors.New("nested too deep")
+	errNoText    = errors.New("not UTF-8")
 	errNoObject  = errors.New("not an object")
 )
 
@@ -95,8 +97,13 @@ func parseObject(text []byte) (map[string]json.RawMessage, error) {
 	return fields, nil
 }
 
-// checkJSON finds duplicate names and deep nesting in one JSON value.
+// checkJSON finds duplicate names and deep nesting in one JSON value, and bytes
+// that are no text, which parsers replace by the same character (RFC 8259,
+// section 8.1).
 func checkJSON(text []byte) error {
+	if !utf8.Valid(text) {
+		return errNoText
+	}
 	d := json.NewDecoder(bytes.NewReader(text))
 	d.UseNumber()
 	if err := checkValue(d, 0); err != nil {

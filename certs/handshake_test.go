@@ -32,7 +32,6 @@ func shakeVia(t *testing.T, server, client *tls.Config, via func(net.Conn) net.C
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer ln.Close()
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
@@ -45,7 +44,10 @@ func shakeVia(t *testing.T, server, client *tls.Config, via func(net.Conn) net.C
 		_ = conn.SetDeadline(time.Now().Add(20 * time.Second))
 		_, _ = io.Copy(conn, io.LimitReader(conn, 1))
 	}()
-	defer func() { <-done }()
+	defer func() {
+		ln.Close() // or who accepts would wait for a dial that has failed
+		<-done
+	}()
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
 	var d net.Dialer

@@ -168,6 +168,7 @@ func TestACalleeMustKnowItsKey(t *testing.T) {
 		io.Copy(io.Discard, conn)
 	}()
 	refusedLink(t, a, Node{ID: "b", Epoch: "b-0197f0000000", Addr: ln.Addr().String(), Key: make([]byte, authorityKey)})
+	ln.Close()
 	<-done
 }
 

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -29,6 +30,17 @@ type benchConnect struct {
 	ProxyURL    httpURL       `name:"proxy-url" default:"http://localhost:8000" help:"URL of the server's proxy port."`
 	UpstreamURL serverURL     `name:"upstream-url" default:"http://localhost:8001" help:"URL of the server's upstream port."`
 	Timeout     time.Duration `default:"5s" help:"How long connecting the upstreams, and each connection to the proxy, may take."`
+
+	TLS clientTLSConfig `embed:"" prefix:"tls."`
+}
+
+// tls is what both ports are dialled with; nil is for the defaults.
+func (c *benchConnect) tls() (*tls.Config, error) {
+	loaded, err := c.TLS.load("--connect.tls.")
+	if loaded == nil {
+		return nil, err
+	}
+	return loaded.Config(), nil
 }
 
 // benchLog is logConfig for somebody who watches: a hundred upstreams that
@@ -166,7 +178,11 @@ func (c *benchLoad) run(p *process, kind bench.Kind, http2 bool, size int, piko,
 	}
 	names := c.names()
 	if len(c.Endpoint) == 0 {
-		sdk := &client.Client{URL: string(c.Connect.UpstreamURL), Protocol: string(kind), HTTP2: http2, Logger: log}
+		config, err := c.Connect.tls()
+		if err != nil {
+			return err
+		}
+		sdk := &client.Client{URL: string(c.Connect.UpstreamURL), Protocol: string(kind), HTTP2: http2, TLS: config, Logger: log}
 		if err := services.Upstreams(ctx, sdk, c.Upstreams, func(i int) string { return names[i%len(names)] }); err != nil {
 			return err
 		}

@@ -75,7 +75,11 @@ func (c *benchHTTPCmd) Validate() error { return c.check(c.Size, 0) }
 // Run measures and prints; it fails if any request failed, or if a signal cut
 // the measurement short.
 func (c *benchHTTPCmd) Run(p *process) error {
-	piko := bench.HTTP{URL: string(c.Connect.ProxyURL), Endpoints: c.names(), Size: c.Size, ConnectTimeout: c.Connect.Timeout}
+	config, err := c.Connect.tls()
+	if err != nil {
+		return err
+	}
+	piko := bench.HTTP{URL: string(c.Connect.ProxyURL), Endpoints: c.names(), Size: c.Size, ConnectTimeout: c.Connect.Timeout, TLS: config}
 	return c.run(p, bench.KindHTTP, false, c.Size, piko, c.target(c.Size, false, &c.benchLoad))
 }
 
@@ -104,7 +108,11 @@ func (c *benchGRPCCmd) Validate() error { return c.check(c.Size, 0) }
 
 // Run is as benchHTTPCmd.Run.
 func (c *benchGRPCCmd) Run(p *process) error {
-	piko := bench.HTTP{URL: string(c.Connect.ProxyURL), Endpoints: c.names(), Size: c.Size, GRPC: true, ConnectTimeout: c.Connect.Timeout}
+	config, err := c.Connect.tls()
+	if err != nil {
+		return err
+	}
+	piko := bench.HTTP{URL: string(c.Connect.ProxyURL), Endpoints: c.names(), Size: c.Size, GRPC: true, ConnectTimeout: c.Connect.Timeout, TLS: config}
 	return c.run(p, bench.KindHTTP, true, c.Size, piko, c.target(c.Size, true, &c.benchLoad))
 }
 
@@ -144,7 +152,11 @@ func (c *benchTCPCmd) Validate() error {
 
 // Run is as benchHTTPCmd.Run.
 func (c *benchTCPCmd) Run(p *process) error {
-	sdk := &client.Client{URL: string(c.Connect.ProxyURL), ConnectTimeout: c.Connect.Timeout}
+	config, err := c.Connect.tls()
+	if err != nil {
+		return err
+	}
+	sdk := &client.Client{URL: string(c.Connect.ProxyURL), ConnectTimeout: c.Connect.Timeout, TLS: config}
 	piko := bench.TCP{Dial: sdk.Dial, Endpoints: c.names(), Size: c.Size, Connect: c.NewConn}
 	if c.Forward != "" {
 		piko.Dial = dialTo(c.Forward)

@@ -295,3 +295,17 @@ func TestStatusCommandWithTLS(t *testing.T) {
 		})
 	}
 }
+
+func TestBenchOfPortsWithTLS(t *testing.T) {
+	c := newTestTLS(t)
+	n := startNode(t, c.everywhere)
+	dial := c.client()
+	for _, kind := range []string{"http", "grpc", "tcp"} {
+		args := []string{"bench", kind, "--requests", "20", "--clients", "2", "--endpoints", "1", "--upstreams", "1",
+			"--connect.proxy-url", "https://" + n.ProxyAddr().String(), "--connect.upstream-url", "https://" + n.UpstreamAddr().String()}
+		status, stdout, stderr := runPiko(t, append(args, "--connect.tls.root-cas", dial.RootCAs, "--connect.tls.cert", dial.Cert, "--connect.tls.key", dial.Key)...)
+		if status != exitOK || !strings.Contains(stdout, "20") {
+			t.Errorf("%s: status %d, %s%s", kind, status, stdout, stderr)
+		}
+	}
+}

@@ -3,6 +3,7 @@ package bench
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -29,6 +30,8 @@ type HTTP struct {
 	GRPC bool
 	// ConnectTimeout bounds opening a connection.
 	ConnectTimeout time.Duration
+	// TLS is for a URL of https; nil trusts the system's authorities.
+	TLS *tls.Config
 }
 
 // Target returns what Load.Run wants. Each client has a connection of its own;
@@ -56,6 +59,7 @@ func (h HTTP) transport() *http.Transport {
 	t := &http.Transport{
 		DialContext:         dialer.DialContext,
 		TLSHandshakeTimeout: h.ConnectTimeout,
+		TLSClientConfig:     h.TLS.Clone(),
 		MaxIdleConnsPerHost: 1,
 		DisableCompression:  true,
 		Protocols:           new(http.Protocols),

@@ -26,7 +26,7 @@ func limitMemory(getenv func(string) (string, bool), log *slog.Logger) {
 		return
 	}
 	debug.SetMemoryLimit(limit / 10 * 9)
-	log.Debug("memory limit taken from the cgroup", "cgroup_bytes", limit, "limit_bytes", limit/10*9)
+	subsystem(log, "memory").Debug("memory limit taken from the cgroup", "cgroup_bytes", limit, "limit_bytes", limit/10*9)
 }
 
 // machineMemory is the memory of the machine, 0 if that cannot be told.

@@ -269,6 +269,7 @@ func (l *Listener) next() (*Conn, error) {
 			l.refused(nc.RemoteAddr(), reason)
 			continue
 		}
+		boundSendBuffer(nc)
 		l.pending.Add(1)
 		return c, nil
 	}

@@ -20,13 +20,14 @@ var ErrOverloaded error = fault.New(fault.Overloaded, errors.New("stream reset: 
 // Budget bounds the memory of bytes that were received and wait to be read, over
 // all sessions that share it: a thousand readers that read nothing would
 // otherwise hold a thousand windows. Beyond it the streams are reset whose bytes
-// have waited the longest, weighted with how many they are. Nobody else is:
+// have waited the longest. Nobody else is:
 // bytes of a reader that keeps up are gone before anybody could ask.
 //
 // Who is slow shows only after a moment. So the budget may be exceeded by a half
 // until streams have been slow for slowAfter. Beyond that sessions read nothing
 // for a moment, in which those are found whose readers do not move; and beyond
-// twice the budget who brings more is reset.
+// twice the budget who brings more is reset, unless its reader has moved so far;
+// beyond three times that, too.
 //
 // It counts whole chunks, each once when it is filled and once when it is free
 // again, with one atomic addition. Its methods are safe for concurrent use; a nil
@@ -44,6 +45,7 @@ type Budget struct {
 
 	resets atomic.Uint64
 	marked atomic.Bool // the streams know what was read when the clock ticked last
+	ticks  int         // owned by Run
 	shards [16]budgetShard
 }
 
@@ -66,11 +68,19 @@ const (
 	// largeFrame is the size from which a frame is worth a pause.
 	largeFrame = 4 << 10
 	// movingShare is the part of what a stream holds that is read in a tick if
-	// its reader moves.
-	movingShare = 16
+	// its reader moves; paceShare is the part that was read in each tick lately,
+	// on average, by one that may stop for some ticks: where the machine is busy
+	// whoever is served by it stops.
+	movingShare, paceShare = 16, 2
+	// paceWeight is the weight of a tick in that average, as its inverse.
+	paceWeight = 4
+	// calmTicks is how many ticks are one while there is room enough.
+	calmTicks = 4
 	// slowAfter is how old bytes are of a reader that is slow for certain. Where
 	// one reads as fast as his network lets him it is a window over his rate.
 	slowAfter = time.Second
+	// littleShare is the part of what streams hold on average that is little.
+	littleShare = 4
 	// spareShare is the part of the budget that is free again after streams
 	// were reset, so that the slowest are not looked for all the time.
 	spareShare = 8
@@ -145,15 +155,26 @@ func (b *Budget) tick() {
 	if over := b.used.Load() - b.most(); over > 0 && b.marked.Load() {
 		b.shed(over+b.size/spareShare, 0)
 	}
-	mark := b.used.Load() > b.size/4
-	if mark {
+	near := b.used.Load() > b.size/4
+	if b.ticks++; near || b.ticks%calmTicks == 0 {
+		ticks := int64(1)
+		if !near && !b.marked.Load() {
+			ticks = calmTicks
+		}
 		for _, s := range b.listed() {
-			s.mu.Lock()
-			s.mark = s.total
-			s.mu.Unlock()
+			s.remark(ticks)
 		}
 	}
-	b.marked.Store(mark)
+	b.marked.Store(near)
+}
+
+// remark takes note of how much was read since it was called last, so many ticks
+// ago.
+func (s *Stream) remark(ticks int64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.pace += (int64(s.total-s.mark)/ticks - s.pace) / paceWeight
+	s.mark = s.total
 }
 
 // pause lets a read loop wait that brings n bytes when there is far too much,
@@ -186,7 +207,7 @@ func (b *Budget) charge(s *Stream, c *chunk) bool {
 		return true
 	}
 	n := b.used.Add(int64(len(c.buf)))
-	if n > 2*b.size {
+	if n > 3*b.size || n > 2*b.size && !s.spared(c) {
 		b.used.Add(-int64(len(c.buf)))
 		b.resets.Add(1)
 		return false
@@ -204,6 +225,16 @@ func (b *Budget) charge(s *Stream, c *chunk) bool {
 		sh.mu.Unlock()
 	}
 	return true
+}
+
+// spared says that a stream is one of those that are reset last: its reader moves,
+// or has had nothing to read and gets little. It needs mu.
+func (s *Stream) spared(c *chunk) bool {
+	held := int64(0)
+	for c := s.first; c != nil; c = c.next {
+		held += int64(len(c.buf))
+	}
+	return held == 0 && len(c.buf) <= largeFrame || s.pace > held/paceShare
 }
 
 // forget takes a stream out that holds nothing any more, for good. It needs the
@@ -226,7 +257,8 @@ func (b *Budget) shard(s *Stream) *budgetShard { return &b.shards[s.id/2%uint32(
 type slow struct {
 	s     *Stream
 	bytes int64
-	score float64
+	age   int64 // of the oldest of them, in ns
+	last  int   // 0 is who goes first, see holders
 }
 
 // Shrink gives n bytes back, for other uses: it resets the streams with the
@@ -251,7 +283,7 @@ func (b *Budget) recover() {
 // bytes, or nobody is left whose bytes have waited for so long.
 func (b *Budget) shed(n int64, waited time.Duration) {
 	list := b.holders(int64(time.Since(b.began)), int64(waited))
-	slices.SortFunc(list, func(x, y slow) int { return cmp.Compare(y.score, x.score) })
+	slices.SortFunc(list, func(x, y slow) int { return cmp.Or(cmp.Compare(x.last, y.last), cmp.Compare(y.age, x.age)) })
 	for _, h := range list {
 		if n <= 0 {
 			return
@@ -265,22 +297,30 @@ func (b *Budget) shed(n int64, waited time.Duration) {
 
 // holders returns the streams with bytes that wait. What counts is the time that
 // the oldest have waited: it is the backlog over the rate, so that one who reads
-// a byte now and then is as slow as one who does not.
+// a byte now and then is as slow as one who does not. How many they are counts
+// only as far as those are spared that hold little, of which too many would have
+// to go.
 func (b *Budget) holders(now, waited int64) []slow {
 	var list []slow
+	all := int64(0)
 	marked := b.marked.Load()
 	for _, s := range b.listed() {
-		bytes, since, read := s.waiting()
-		moves := marked && read >= bytes/movingShare
+		bytes, since, read, pace := s.waiting()
+		moves := marked && (read >= bytes/movingShare || pace >= bytes/paceShare)
 		if bytes == 0 || now-since < waited || waited == 0 && moves {
 			continue
 		}
-		const atLeast = int64(time.Millisecond)
-		h := slow{s: s, bytes: bytes, score: float64(bytes) * float64(max(now-since, atLeast))}
+		h := slow{s: s, bytes: bytes, age: now - since}
 		if moves { // only when all others are gone
-			h.score = -1 / h.score
+			h.last = 2
 		}
 		list = append(list, h)
+		all += bytes
+	}
+	for i := range list {
+		if h := &list[i]; h.last == 0 && h.bytes < all/int64(len(list))/littleShare {
+			h.last = 1
+		}
 	}
 	return list
 }
@@ -299,9 +339,9 @@ func (b *Budget) listed() []*Stream {
 	return list
 }
 
-// waiting returns what the stream holds, since when the oldest, and how much was
-// read since the last mark.
-func (s *Stream) waiting() (bytes, since, read int64) {
+// waiting returns what the stream holds, since when the oldest, how much was read
+// since the last mark, and how much in each tick lately.
+func (s *Stream) waiting() (bytes, since, read, pace int64) {
 	if s.rmu.TryLock() { // else somebody reads, for whom it is about to be free
 		if c := s.current; c != nil {
 			bytes, since = int64(len(c.buf)), c.since
@@ -316,7 +356,7 @@ func (s *Stream) waiting() (bytes, since, read int64) {
 		}
 		bytes += int64(len(c.buf))
 	}
-	return bytes, since, int64(s.total - s.mark)
+	return bytes, since, int64(s.total - s.mark), s.pace
 }
 
 // overload resets the stream and drops what it holds. Its reader gets

@@ -58,6 +58,7 @@ func TestHTTP1AndHTTP2ShareThePort(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			n := startNode(t, tt.change)
+			defer tt.client.CloseIdleConnections() // or the node gives them time when it stops
 			startAgent(t, n, "my-endpoint", testService(t).URL)
 			for range 3 { // also on a connection that is there
 				status, body, _ := get(t, tt.client, tt.scheme+"://"+n.ProxyAddr().String()+"/a?b=c", "x-piko-endpoint", "my-endpoint")

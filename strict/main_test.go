@@ -10,7 +10,10 @@ import (
 	"go.uber.org/goleak"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	maxRapid, forgiven = 200, 50 // the real ones take long to reach
+	goleak.VerifyTestMain(m)
+}
 
 // source is a connection from which a client's bytes come in pieces of random size.
 type source struct {

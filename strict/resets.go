@@ -11,16 +11,15 @@ import (
 // A client of HTTP/2 that opens requests and resets them at once has each of them looked up, sent to a service and
 // cancelled there, for two dozen bytes (CVE-2023-44487; CVE-2025-8671 where it makes the server reset them). net/http
 // bounds how many there are at a time, not how many there are.
-const (
-	// rapid is how long a request lives at least that is no sign of such a client. With the limit on streams it bounds what
-	// a client can do who waits as long.
-	rapid = time.Second
+//
+// rapid is how long a request lives at least that is no sign of such a client. With the limit on streams it bounds what
+// a client can do who waits as long.
+const rapid = time.Second
 
-	// maxRapid is how many requests more may be reset rapidly than were not, and forgiven are those of each second: a page
-	// that is left, or calls with short deadlines to a service that hangs, are far below.
-	maxRapid = 200
-	forgiven = 50
-)
+// maxRapid is how many requests more may be reset rapidly than were not, and forgiven are those of each second. A page that
+// is left is far below, and so are thousands of callers behind one connection who all give up on a service that hangs:
+// uploads that meet the GOAWAY cannot be sent again. What is forgiven costs a twentieth of a core. Tests have smaller ones.
+var maxRapid, forgiven = 5000, 500.0
 
 // resets counts for one connection.
 type resets struct {
@@ -41,7 +40,7 @@ func (s *resets) note(now time.Time, wasRapid bool) (enough bool) {
 		return false
 	}
 	s.score++
-	enough = s.score > maxRapid && !s.calmed
+	enough = s.score > float64(maxRapid) && !s.calmed
 	s.calmed = s.calmed || enough
 	return enough
 }

@@ -114,7 +114,7 @@ func TestRapidResetsEndTheConnection(t *testing.T) {
 			if got := <-body; got != "answer" {
 				t.Errorf("the request under way got %q", got)
 			}
-			if n := calls.Load(); n > 4*maxRapid {
+			if n := calls.Load(); n > 4*int64(maxRapid) {
 				t.Errorf("%d requests reached the handler", n)
 			}
 		})

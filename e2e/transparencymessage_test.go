@@ -32,7 +32,7 @@ func (m *message) normalize() {
 			return true
 		case "Date": // is added where the service has none
 			return true
-		case "X-Request-Id", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto": // are added
+		case "X-Request-Id", "Cdn-Loop", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto": // are added
 			return m.request
 		case "Transfer-Encoding": // a body without length is chunked for who knows chunks
 			return !m.request

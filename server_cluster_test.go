@@ -63,6 +63,7 @@ func reach(t *testing.T, c *http.Client, n *testNode, endpoint string) {
 }
 
 func TestEveryNodeServesEveryEndpoint(t *testing.T) {
+	t.Parallel()
 	for name, secret := range map[string][]secret{"without a secret": nil, "with a secret": {"0123456789abcdef"}} {
 		t.Run(name, func(t *testing.T) {
 			nodes := startCluster(t, 3, func(cfg *serverConfig) { cfg.Cluster.Secret = secret })
@@ -185,6 +186,7 @@ func startAgentAt(t *testing.T, url, endpoint, service string, connections int) 
 }
 
 func TestRollingRestartLosesNothing(t *testing.T) {
+	t.Parallel()
 	// A client may have chosen a node a moment before it began to stop.
 	late := func(cfg *serverConfig) { cfg.ShutdownDelay = time.Second }
 	nodes := startCluster(t, 3, late)

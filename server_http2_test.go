@@ -139,6 +139,7 @@ func TestSilentConnectionsToAPortWithTLS(t *testing.T) {
 // Clients that multiplex get a GOAWAY when the node stops: whatever they have
 // sent is answered, or they know that nobody has seen it.
 func TestDrainLosesNoRequestOfHTTP2Clients(t *testing.T) {
+	t.Parallel()
 	change, trust := withTLS(t)
 	for _, tt := range []struct {
 		name, scheme string

@@ -20,6 +20,7 @@ func cidr(s string) ipPrefix { return ipPrefix{netip.MustParsePrefix(s)} }
 
 // Who is denied on the proxy port may be another node, and nothing else.
 func TestNodesReachEachOtherWhereClientsAreDenied(t *testing.T) {
+	t.Parallel()
 	secure, trust := withTLS(t)
 	for name, change := range map[string]func(*serverConfig){
 		"address lists": func(cfg *serverConfig) { cfg.Proxy.Deny = []ipPrefix{cidr("127.0.0.0/8")} },

@@ -93,7 +93,10 @@ func testNeverExecutedIsTriedElsewhere(t *testing.T, newWorld worldMaker) {
 
 // A stream that was refused after the request had been written was never executed either: what was kept of the body
 // goes to another upstream, and a body that was not kept cannot.
-func TestRefusedStreamIsTriedElsewhere(t *testing.T) { everyWay(t, testRefusedStreamIsTriedElsewhere) }
+func TestRefusedStreamIsTriedElsewhere(t *testing.T) {
+	t.Parallel()
+	everyWay(t, testRefusedStreamIsTriedElsewhere)
+}
 
 func testRefusedStreamIsTriedElsewhere(t *testing.T, newWorld worldMaker) {
 	w := newWorld(t, nil)

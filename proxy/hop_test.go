@@ -308,6 +308,7 @@ func TestServiceIsNotItsNode(t *testing.T) {
 
 // What is not to be sent twice gets to services once at most, whatever goes wrong on the way.
 func TestPostsAreNeverDoubled(t *testing.T) {
+	t.Parallel()
 	w := newHopWorld(t, 3, nil)
 	var mu sync.Mutex
 	seen := make(map[string]int)
@@ -345,9 +346,9 @@ func TestPostsAreNeverDoubled(t *testing.T) {
 		}
 	}
 	var wg sync.WaitGroup
-	for i := range 4 {
+	for i := range 10 {
 		wg.Go(func() {
-			for j := range 50 {
+			for j := range 20 {
 				req, _ := http.NewRequestWithContext(t.Context(), "POST", "http://"+w.addr, strings.NewReader(strings.Repeat("x", rand.IntN(100_000))))
 				req.Header.Set("X-Piko-Endpoint", "e")
 				req.Header.Set("X-Request-Id", fmt.Sprint(i, "-", j))

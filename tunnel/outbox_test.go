@@ -18,6 +18,7 @@ func TestMuxFailingWriteEndsTheSession(t *testing.T) {
 		node := startMux(t, c, true, muxOptions{})
 		up := startMux(t, bareConn{b}, false, muxOptions{})
 		x, y := streamPair(t, node, up)
+		synctest.Wait() // nobody is writing, who would take what follows along
 		c.broken.Store(true)
 		wantWriteError(t, x, io.ErrShortWrite)
 		mustWrite(t, y, "what was on its way arrives")

@@ -1,7 +1,6 @@
 package proxy
 
 import (
-	"context"
 	"maps"
 	"net/http"
 	"sync"
@@ -14,12 +13,11 @@ import (
 // time. It is a relay.Watcher, which saves a dozen allocations for each request; for everybody else it is a context
 // like any other.
 type call struct {
-	context.Context // the client's
+	relay.Call
 
 	// Static after construction.
-	x      *exchange
-	limit  time.Duration // for the answer, once the request is out; less than 0 is none
-	unhook func() bool
+	x     *exchange
+	limit time.Duration // for the answer, once the request is out; less than 0 is none
 
 	// Owned by the handler's goroutine.
 	hold bool      // the entry node waits for a 100 that is not the service's
@@ -27,9 +25,6 @@ type call struct {
 
 	// Guarded by mu.
 	mu       sync.Mutex
-	cause    error // why it has ended
-	done     chan struct{}
-	aborter  relay.Aborter
 	senders  int // attempts whose request is not out yet
 	alarm    *alarm
 	deadline *alarm      // of the whole call; nil is none
@@ -40,8 +35,8 @@ type call struct {
 
 // begin makes the call follow the client's context. end must be called.
 func (c *call) begin(x *exchange, limit time.Duration) {
-	c.Context, c.x, c.limit = x.r.Context(), x, limit
-	c.unhook = context.AfterFunc(c.Context, c.clientGone)
+	c.x, c.limit = x, limit
+	c.Begin(x.r.Context())
 }
 
 // end releases everything; whoever still waits for the context is told.
@@ -49,15 +44,13 @@ func (c *call) end() {
 	if c.Context == nil {
 		return // begin was not called
 	}
-	c.unhook()
 	c.mu.Lock()
-	c.aborter = nil // what is over may still be sending its last bytes
 	if c.deadline != nil {
 		c.deadline.clear()
 	}
 	c.clearLife()
 	c.mu.Unlock()
-	c.cancel(context.Canceled)
+	c.End()
 	c.answer()
 }
 
@@ -69,81 +62,34 @@ func (c *call) expireAfter(d, grace time.Duration) {
 	c.deadline = setAlarm(c, d+grace, errDeadline)
 }
 
-func (c *call) clientGone() { c.cancel(context.Cause(c.Context)) }
-
+// cancel ends the call, unless it has ended.
 func (c *call) cancel(cause error) {
-	c.mu.Lock()
-	if c.cause != nil {
-		c.mu.Unlock()
+	if !c.Cancel(cause) || cause != errLapsed {
 		return
 	}
-	c.cause = cause
-	if c.done != nil {
-		close(c.done)
-	}
-	if c.life != nil && cause == errLapsed {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.life != nil { // the handler is at work
 		c.cutter = time.AfterFunc(lapseGrace, c.cut)
 	}
-	a := c.aborter
-	c.mu.Unlock()
-	if a != nil {
-		a.Abort(cause)
-	}
-}
-
-// Done implements context.Context.
-func (c *call) Done() <-chan struct{} {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.done == nil {
-		c.done = make(chan struct{})
-		if c.cause != nil {
-			close(c.done)
-		}
-	}
-	return c.done
-}
-
-// Err implements context.Context.
-func (c *call) Err() error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.cause == nil {
-		return nil
-	}
-	return context.Canceled
 }
 
 // timedOut reports whether the upstream did not answer in time.
-func (c *call) timedOut() bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.cause == errNoResponse || c.overdue()
-}
+func (c *call) timedOut() bool { return c.Cause() == errNoResponse || c.expired() }
 
-// expired reports whether the call took longer than its client allows.
+// expired reports whether the call took longer than its client allows. Servers of gRPC reset a stream whose time is over,
+// which is no other failure than ours to wait.
 func (c *call) expired() bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.overdue()
-}
-
-// overdue wants mu. Servers of gRPC reset a stream whose time is over, which is no other failure than ours to wait.
-func (c *call) overdue() bool {
-	return c.cause == errDeadline || !c.due.IsZero() && !time.Now().Before(c.due)
+	return c.Cause() == errDeadline || !c.due.IsZero() && !time.Now().Before(c.due)
 }
 
 // Watch implements relay.Watcher.
 func (c *call) Watch(a relay.Aborter) {
 	c.mu.Lock()
-	c.aborter = a
 	c.senders++
 	c.clearAlarm() // of the attempt before
-	cause := c.cause
 	c.mu.Unlock()
-	if cause != nil {
-		a.Abort(cause)
-	}
+	c.Call.Watch(a)
 	if c.hold {
 		// There is a stream to an upstream, so that the body has somewhere to go. To say so here, before anybody reads the
 		// body, keeps net/http from saying it in the sender's goroutine while a 1xx of the service is passed on.

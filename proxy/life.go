@@ -47,11 +47,7 @@ func (c *call) clearLife() {
 }
 
 // lapsed reports whether the client's token has expired meanwhile.
-func (c *call) lapsed() bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.cause == errLapsed
-}
+func (c *call) lapsed() bool { return c.Cause() == errLapsed }
 
 // cut is for a client who reads nothing of what is left for it. It is called with the handler at work or not at all,
 // since the connection may have its next request afterwards.

@@ -126,7 +126,7 @@ shutdown_delay: 5s
 	want.Proxy.AccessLog = accessLogConfig{Level: "debug", Disable: true}
 	want.Proxy.AccessLog.RequestHeaders.AllowList = []string{"a", "b,c"}
 	want.Proxy.AccessLog.ResponseHeaders.BlockList = []string{"d"}
-	want.Proxy.HTTP = proxyHTTPConfig{time.Second, 2 * time.Second, 3 * time.Second, 4 * time.Second, 65536}
+	want.Proxy.HTTP = proxyHTTPConfig{time.Second, 2 * time.Second, 3 * time.Second, 4 * time.Second, 65536, 500}
 	want.Proxy.AdvertiseAddr = "10.0.0.5"
 	want.Upstream = upstreamConfig{BindAddr: ":1001", StreamWindow: 1 << 20, Rebalance: rebalanceConfig{0.2, 0.01, 5}, AdvertiseAddr: "unused.example.com:8001", TLS: want.Upstream.TLS}
 	want.Admin = adminConfig{BindAddr: "[::1]:1002", AdvertiseAddr: "[2001:db8::5]:8002", TLS: want.Admin.TLS}

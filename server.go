@@ -257,6 +257,7 @@ func (s *server) open(log *slog.Logger, status *admin.Server) error {
 			return err
 		}
 	}
+	s.proxy.resets = s.cfg.Proxy.HTTP.MaxResets
 	if err := s.openACME(log); err != nil {
 		s.closePorts()
 		return err

@@ -258,7 +258,7 @@ func TestHTTP2AttacksHarmNobodyElse(t *testing.T) {
 		maxHeap       = 192 << 20
 		maxGoroutines = 12 * h2Streams // a request has some, here also at the agent and the service
 	)
-	n := startNode(t, func(cfg *serverConfig) { cfg.Proxy.AccessLog.Disable = true })
+	n := startNode(t, func(cfg *serverConfig) { cfg.Proxy.AccessLog.Disable, cfg.Proxy.HTTP.MaxResets = true, 20 })
 	service := testService(t)
 	startAgent(t, n, "my-endpoint", service.URL)
 	startAgent(t, n, "other-endpoint", service.URL)

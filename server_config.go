@@ -59,6 +59,7 @@ type proxyHTTPConfig struct {
 	WriteTimeout      time.Duration `default:"5m" help:"Ends a response of which the client read nothing for this long while bytes were waiting for it. It is not a limit for the whole response. 0s is no limit."`
 	IdleTimeout       time.Duration `default:"5m" help:"How long a client's connection is kept open between requests. Set it above the load balancer's own."`
 	MaxHeaderBytes    byteSize      `default:"1MiB" help:"Largest header of a request; beyond it the client gets 431."`
+	MaxResets         int           `default:"500" placeholder:"N" help:"Requests of HTTP/2 that one connection may reset within a second of opening them, each second, and ten times as many at once. Beyond it the client gets GOAWAY and has to connect again. Raise it for a proxy in front that sends many callers' requests over one connection."`
 }
 
 // accessLogConfig is an access_log section, of the server or of a listener.
@@ -193,6 +194,9 @@ func (c *serverConfig) check() error {
 	}
 	if n := c.Proxy.HTTP.MaxHeaderBytes; n < 4<<10 {
 		errs = append(errs, fmt.Errorf("--proxy.http.max-header-bytes: %d bytes; use 4KiB or more", n))
+	}
+	if n := c.Proxy.HTTP.MaxResets; n < 1 {
+		errs = append(errs, fmt.Errorf("--proxy.http.max-resets: %d requests a second; use 1 or more", n))
 	}
 	if c.Proxy.HTTP.ReadHeaderTimeout == 0 {
 		errs = append(errs, errors.New("--proxy.http.read-header-timeout: 0s would let one client hold connections for ever; use a second or more"))

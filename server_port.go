@@ -18,9 +18,10 @@ import (
 // port is a listener and the HTTP server on it.
 type port struct {
 	// Static after construction.
-	flag string
-	ln   *listen.Listener
-	srv  *http.Server
+	flag   string
+	ln     *listen.Listener
+	srv    *http.Server
+	resets int // requests of HTTP/2 that a connection may reset rapidly, each second
 
 	conns   tally       // that the HTTP server has: not those that were hijacked
 	closing atomic.Bool // stopAccepting was called: Serve's error is no failure
@@ -38,15 +39,15 @@ func openPort(flag string, addr bindAddr, srv *http.Server, opt listen.Options) 
 // newPort is openPort with a listener, which it owns.
 func newPort(flag string, ln net.Listener, srv *http.Server, opt listen.Options) *port {
 	opt.Wrap = strict.NewConn
-	p := &port{flag: flag, ln: listen.New(ln, opt), srv: srv}
+	p := &port{flag: flag, ln: listen.New(ln, opt), srv: srv, resets: strict.DefaultResets}
 	srv.Handler = strict.Calm(doorway(srv.Handler))
-	srv.ConnContext = connContext
+	srv.ConnContext = p.connContext
 	srv.ConnState = p.connState
 	return p
 }
 
-func connContext(ctx context.Context, nc net.Conn) context.Context {
-	return strict.CountResets(listen.ConnContext(ctx, nc), nc)
+func (p *port) connContext(ctx context.Context, nc net.Conn) context.Context {
+	return strict.CountResets(listen.ConnContext(ctx, nc), p.resets)
 }
 
 func (p *port) connState(nc net.Conn, state http.ConnState) {

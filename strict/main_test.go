@@ -11,7 +11,6 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	maxRapid, forgiven = 200, 50 // the real ones take long to reach
 	goleak.VerifyTestMain(m)
 }
 

@@ -2,7 +2,6 @@ package strict
 
 import (
 	"context"
-	"net"
 	"net/http"
 	"sync"
 	"time"
@@ -16,13 +15,18 @@ import (
 // a client can do who waits as long.
 const rapid = time.Second
 
-// maxRapid is how many requests more may be reset rapidly than were not, and forgiven are those of each second. A page that
-// is left is far below, and so are thousands of callers behind one connection who all give up on a service that hangs:
-// uploads that meet the GOAWAY cannot be sent again. What is forgiven costs a twentieth of a core. Tests have smaller ones.
-var maxRapid, forgiven = 5000, 500.0
+// DefaultResets is how many requests a second may be reset rapidly for ever; resetBurst times as many may be at once, beyond
+// those that were not. A page that is left is far below, and so are thousands of callers behind one connection who all give
+// up on a service that hangs: uploads that meet the GOAWAY cannot be sent again. It costs a twentieth of a core.
+const (
+	DefaultResets = 500
+	resetBurst    = 10
+)
 
 // resets counts for one connection.
 type resets struct {
+	perSecond float64 // forgiven
+
 	mu     sync.Mutex
 	score  float64
 	last   time.Time
@@ -33,23 +37,24 @@ type resets struct {
 func (s *resets) note(now time.Time, wasRapid bool) (enough bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.score = max(0, s.score-forgiven*now.Sub(s.last).Seconds())
+	s.score = max(0, s.score-s.perSecond*now.Sub(s.last).Seconds())
 	s.last = now
 	if !wasRapid {
 		s.score = max(0, s.score-1)
 		return false
 	}
 	s.score++
-	enough = s.score > float64(maxRapid) && !s.calmed
+	enough = s.score > resetBurst*s.perSecond && !s.calmed
 	s.calmed = s.calmed || enough
 	return enough
 }
 
 type resetsKey struct{}
 
-// CountResets prepares a connection's context for Calm; it is called from an http.Server's ConnContext.
-func CountResets(ctx context.Context, _ net.Conn) context.Context {
-	return context.WithValue(ctx, resetsKey{}, new(resets))
+// CountResets prepares a connection's context for Calm; it is called from an http.Server's ConnContext. perSecond is how many
+// requests it may reset rapidly in each second, such as DefaultResets, and ten times as many at once.
+func CountResets(ctx context.Context, perSecond int) context.Context {
+	return context.WithValue(ctx, resetsKey{}, &resets{perSecond: float64(perSecond)})
 }
 
 // Calm is a handler that sends GOAWAY to clients of HTTP/2 that reset requests about as fast as they make them: what they

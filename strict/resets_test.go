@@ -2,6 +2,7 @@ package strict
 
 import (
 	"bytes"
+	"context"
 	"io"
 	"net"
 	"net/http"
@@ -13,6 +14,12 @@ import (
 	"golang.org/x/net/http2/hpack"
 )
 
+// testResets is few, for the real number takes long to reach; testBurst is what may be at once.
+const (
+	testResets = 20
+	testBurst  = resetBurst * testResets
+)
+
 func TestResetsAreForgiven(t *testing.T) {
 	start := time.Unix(1000, 0)
 	for _, tt := range []struct {
@@ -21,14 +28,14 @@ func TestResetsAreForgiven(t *testing.T) {
 		rapid func(i int) bool
 		want  int // the request at which it is enough, of 10,000; 0 is never
 	}{
-		{"all at once", 0, func(int) bool { return true }, maxRapid + 1},
-		{"a thousand a second", time.Millisecond, func(int) bool { return true }, 211},
-		{"forty a second", 25 * time.Millisecond, func(int) bool { return true }, 0},
+		{"all at once", 0, func(int) bool { return true }, testBurst + 1},
+		{"a thousand a second", time.Millisecond, func(int) bool { return true }, 205},
+		{"ten a second", 100 * time.Millisecond, func(int) bool { return true }, 0},
 		{"every other one", 0, func(i int) bool { return i%2 == 1 }, 0},
 		{"two of three", 0, func(i int) bool { return i%3 != 0 }, 599},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			s, got := new(resets), 0
+			s, got := &resets{perSecond: testResets}, 0
 			for i := 1; i <= 10000 && got == 0; i++ {
 				if s.note(start.Add(time.Duration(i)*tt.every), tt.rapid(i)) {
 					got = i
@@ -48,8 +55,9 @@ func newH2(t *testing.T, h http.HandlerFunc) *http2.Framer {
 	if err != nil {
 		t.Fatal(err)
 	}
-	srv := &http.Server{Handler: Calm(h), ConnContext: CountResets, Protocols: new(http.Protocols)}
+	srv := &http.Server{Handler: Calm(h), Protocols: new(http.Protocols)}
 	srv.Protocols.SetUnencryptedHTTP2(true)
+	srv.ConnContext = func(ctx context.Context, _ net.Conn) context.Context { return CountResets(ctx, testResets) }
 	go srv.Serve(listener{ln})
 	t.Cleanup(func() { srv.Close() })
 	nc, err := net.Dial("tcp", ln.Addr().String())
@@ -114,7 +122,7 @@ func TestRapidResetsEndTheConnection(t *testing.T) {
 			if got := <-body; got != "answer" {
 				t.Errorf("the request under way got %q", got)
 			}
-			if n := calls.Load(); n > 4*int64(maxRapid) {
+			if n := calls.Load(); n > 4*int64(testBurst) {
 				t.Errorf("%d requests reached the handler", n)
 			}
 		})
@@ -162,7 +170,7 @@ func TestResetsBesideAnswersEndNothing(t *testing.T) {
 		}
 	})
 	waiting := block(hpack.HeaderField{Name: "x-wait", Value: "1", Sensitive: true})
-	for i := range uint32(3 * maxRapid) {
+	for i := range uint32(3 * testBurst) {
 		id := 4*i + 1
 		fr.WriteHeaders(http2.HeadersFrameParam{StreamID: id, BlockFragment: waiting, EndHeaders: true, EndStream: true})
 		fr.WriteRSTStream(id, http2.ErrCodeCancel)

@@ -20,6 +20,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net/http"
 	"sync"
 	"time"
 
@@ -56,6 +57,15 @@ type Config struct {
 	// told to stop; what is left then is cut. 0 means 1 minute, negative cuts
 	// at once.
 	GracePeriod time.Duration
+
+	// Wrap, if not nil, is asked once for each HTTP listener for what serves its
+	// requests in place of next, which forwards them to the service; service is
+	// the listener's address as it was given. What it returns is called by many
+	// goroutines, has to call next, and hands it a ResponseWriter that has Unwrap.
+	// If that one has a method Failed(error), it is told before next returns why
+	// a request failed: the error of a service that was not reached, or of an
+	// answer that was broken off. next also takes requests that no client sent.
+	Wrap func(endpoint, service string, next http.Handler) http.Handler
 }
 
 // The values of Listener.UpstreamProtocol.

@@ -206,6 +206,11 @@ func serviceFault(err error) *fault.Error {
 func (x *exchange) finish() {
 	x.l.active.Add(-1)
 	x.took = time.Since(x.start)
+	if x.err != nil {
+		if w, ok := x.w.(interface{ Failed(error) }); ok { // see Config.Wrap
+			w.Failed(x.err)
+		}
+	}
 	x.received += x.body.Bytes()
 	m := x.l.metrics
 	m.inFlight.Dec()

@@ -43,7 +43,8 @@ type listener struct {
 	// Static after construction.
 	cfg            Listener
 	service        *service
-	upstream       *upstream // nil for TCP
+	upstream       *upstream    // nil for TCP
+	handler        http.Handler // the listener itself, or what Config.Wrap made of it; nil for TCP
 	log            *slog.Logger
 	metrics        *listenerMetrics
 	access         *accesslog.Logger // nil is off
@@ -81,6 +82,10 @@ func newListener(cfg *Config, lc Listener, log *slog.Logger, m *metrics, access 
 	l := &listener{
 		cfg: lc, service: service, upstream: newUpstream(&lc, service), log: log, metrics: m.listener(endpoint),
 		connectTimeout: cfg.ConnectTimeout,
+	}
+	l.handler = l
+	if cfg.Wrap != nil {
+		l.handler = cfg.Wrap(endpoint, lc.Addr, l)
 	}
 	if access != nil {
 		options := cfg.AccessLog
@@ -142,7 +147,7 @@ func (l *listener) connect(ctx context.Context) (tunnels, error) {
 // likes, and no default ever cuts a long request.
 func (l *listener) server(base context.Context) *http.Server {
 	return &http.Server{
-		Handler:                      l,
+		Handler:                      l.handler,
 		DisableGeneralOptionsHandler: true, // OPTIONS * is the service's
 		MaxHeaderBytes:               maxHeaderBytes,
 		ErrorLog:                     log.New(serverLog{l.log}, "", 0),

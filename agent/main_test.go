@@ -2,6 +2,7 @@ package agent
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"io"
@@ -161,6 +162,7 @@ type agentOptions struct {
 	grace    time.Duration
 	access   io.Writer
 	adjust   func(*listener) // before it runs
+	config   *Config         // nil: the zero value
 
 	clientAddr netip.AddrPort // that the node names
 	clientGone chan struct{}  // closed when the node has reset the stream
@@ -180,7 +182,7 @@ func startAgent(t testing.TB, addr string, opts ...func(*agentOptions)) *testAge
 	if err != nil {
 		t.Fatal(err)
 	}
-	cfg := &Config{AccessLog: accesslog.Options{}}
+	cfg := cmp.Or(o.config, &Config{AccessLog: accesslog.Options{}})
 	if a.listener, err = newListener(cfg, o.listener, logger, m, o.access); err != nil {
 		t.Fatal(err)
 	}

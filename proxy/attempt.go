@@ -83,6 +83,7 @@ func (x *exchange) pick() router.Target {
 	if route == nil {
 		return router.Target{}
 	}
+	x.beginTraffic()
 	if x.peer != nil {
 		route = &router.Route{Locals: route.Locals}
 	}
@@ -125,8 +126,13 @@ func (x *exchange) send(target router.Target, out *http.Request) (*http.Response
 		_ = res.Body.Close()
 		err = errServiceDown
 	}
-	if down || err != nil && x.targetsFault(err) {
-		x.blame(target)
+	switch {
+	case down:
+		x.blame(target, errServiceDown)
+	case err != nil && x.targetsFault(err):
+		x.blame(target, err)
+	case err == nil && res.StatusCode >= http.StatusInternalServerError:
+		noteAnswer(target, res)
 	}
 	if err != nil {
 		target.End()
@@ -141,9 +147,10 @@ func (x *exchange) send(target router.Target, out *http.Request) (*http.Response
 
 // blame takes note that an exchange failed for a reason that lies with its target. Of what lies behind another node, that
 // node keeps account: one service that breaks off is no reason to avoid all others there.
-func (x *exchange) blame(target router.Target) {
+func (x *exchange) blame(target router.Target, err error) {
 	if target.Local != nil {
 		target.Failed(time.Now())
+		x.noteFailure(target, err)
 	}
 }
 

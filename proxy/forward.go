@@ -15,6 +15,7 @@ import (
 	"piko/limit"
 	"piko/relay"
 	"piko/router"
+	"piko/stats"
 )
 
 // statusClientGone is what metrics and logs say when nobody is left to answer, as nginx does.
@@ -71,6 +72,9 @@ type exchange struct {
 
 	writer progressWriter
 	pass   limit.Pass // given back at the end
+
+	traffic *stats.Endpoint // nil if the endpoint is not counted
+	counted bool            // beginTraffic was called
 }
 
 // forward sends the request to the endpoint's upstreams until one answers, and brings the client the answer.
@@ -103,7 +107,7 @@ func (x *exchange) forward(target string) {
 	}
 	x.err = err
 	if x.targetsFault(err) {
-		x.blame(x.target)
+		x.blame(x.target, err)
 	}
 	if x.endGRPC(err) {
 		return

@@ -14,6 +14,7 @@ import (
 	"piko/limit"
 	"piko/relay"
 	"piko/router"
+	"piko/stats"
 )
 
 // Defaults of Options.
@@ -75,6 +76,9 @@ type Options struct {
 
 	// Draining, if set, is asked for each request; while it says true every HTTP/1 response closes its connection.
 	Draining func() bool
+
+	// Traffic counts requests by endpoint; nil counts none.
+	Traffic *stats.Traffic
 
 	// Logger gets why requests failed, at debug: the access log says it for everyone. nil discards.
 	Logger *slog.Logger

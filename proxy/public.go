@@ -2,7 +2,6 @@ package proxy
 
 import (
 	"errors"
-	"fmt"
 	"net/http"
 	"time"
 
@@ -63,6 +62,7 @@ func (x *exchange) end() {
 	d := time.Since(x.start)
 	f.metrics.observe(x.r.Method, x.status, d, x.body.Bytes(), x.bytesOut, x.upgraded)
 	f.metrics.tenants.observe(x.bearer.Tenant, x.status)
+	x.endTraffic(d)
 	if errors.Is(x.err, errLapsed) {
 		f.metrics.lapsed.Inc()
 	}
@@ -100,13 +100,10 @@ func (x *exchange) record(kind accesslog.Kind, d time.Duration) accesslog.Record
 		Status: x.status, BytesIn: x.bytesIn, BytesOut: x.bytesOut, Duration: d, Retries: x.retries,
 		RequestID: x.outHeader.Get(headerRequestID), RequestHeader: r.Header, ResponseHeader: x.header,
 	}
-	switch {
-	case x.target.Node != nil:
+	if x.target.Node != nil {
 		rec.Node, rec.Hop = x.target.Node.ID(), true
-	case x.target.Local != nil:
-		if s, ok := x.target.Local.Upstream().(fmt.Stringer); ok {
-			rec.Upstream = s.String()
-		}
+	} else {
+		rec.Upstream = x.upstreamName()
 	}
 	if x.err != nil {
 		rec.Err = x.err.Error()

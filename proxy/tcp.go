@@ -69,7 +69,7 @@ func (x *exchange) judgeStream(failed bool) {
 	case x.bytesOut > 0, x.err == nil:
 		x.target.Succeeded()
 	case failed && x.bytesIn == 0 && x.targetsFault(x.err):
-		x.blame(x.target)
+		x.blame(x.target, x.err)
 	}
 }
 
@@ -146,7 +146,7 @@ func (x *exchange) openFailed(target router.Target, err error) {
 	case target.Node != nil:
 		x.lose(target)
 	default:
-		x.blame(target)
+		x.blame(target, err)
 	}
 }
 

@@ -72,6 +72,9 @@ func (l *Local) Upstream() Upstream { return l.upstream }
 // itself. With 0 it is unhealthy and the last resort. Other values are clamped.
 func (l *Local) SetWeight(w int) { l.weight.Store(int32(min(max(w, 0), maxWeight))) }
 
+// Weight is what SetWeight said last; 100 at first.
+func (l *Local) Weight() int { return int(l.weight.Load()) }
+
 // SetDraining makes the candidate a last resort, or takes that back.
 func (l *Local) SetDraining(draining bool) { l.draining.Store(draining) }
 

@@ -42,6 +42,9 @@ type carrier struct {
 	// reader alone.
 	last atomic.Int64
 
+	// What went through the connection, in bytes.
+	received, sent atomic.Uint64
+
 	// Owned by the reader, of which there is one at a time.
 	in frameReader
 

@@ -65,6 +65,7 @@ func (c *carrier) receiveInto(p []byte, n int) (int, error) {
 func (c *carrier) receive(p []byte) (int, error) {
 	n, err := c.r.Read(p)
 	if n > 0 {
+		c.received.Add(uint64(n))
 		c.last.Store(int64(time.Since(c.epoch)))
 	}
 	return n, err

@@ -74,6 +74,7 @@ func (c *carrier) writeWhole(frame []byte) error {
 
 // wrote takes up how a write has ended; wlock is held.
 func (c *carrier) wrote(n int, err error) error {
+	c.sent.Add(uint64(max(n, 0)))
 	if err == nil {
 		return nil
 	}

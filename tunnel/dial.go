@@ -163,7 +163,7 @@ func (d *Dialer) request(ctx context.Context, server *url.URL, path string, extr
 	rand.Read(key)
 	h := http.Header{}
 	maps.Copy(h, extra)
-	h.Set("User-Agent", "piko")
+	h.Set("User-Agent", userAgent())
 	h.Set("Upgrade", "websocket")
 	h.Set("Connection", "Upgrade")
 	h.Set("Sec-WebSocket-Version", "13")

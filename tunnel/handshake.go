@@ -41,6 +41,7 @@ type Hello struct {
 	Instance string   // "" if absent or not printable
 	Protocol string   // "http", "tcp" or ""
 	Nodes    []string // that the upstream has tunnels at; at most 16
+	Version  string   // of its piko; "" if it did not say
 }
 
 // Reply is what the node answers in the 101. Zero values are left out.
@@ -53,7 +54,7 @@ type Reply struct {
 // ReadHello reads a handshake's extensions. What is not well formed counts as
 // absent, since nothing depends on it but comfort.
 func ReadHello(r *http.Request) Hello {
-	h := Hello{Features: readFeatures(r.Header), Nodes: readNodes(r.Header)}
+	h := Hello{Features: readFeatures(r.Header), Nodes: readNodes(r.Header), Version: readVersion(r.UserAgent())}
 	if v := r.Header.Get(HeaderInstance); isToken(v) {
 		h.Instance = v
 	}

@@ -95,6 +95,7 @@ type Peer struct {
 	Instance    string
 	Protocol    string
 	Features    []string // what both sides speak
+	Version     string   // of an upstream's piko; "" if it did not say
 }
 
 // mux translates the options for the mux of a session.

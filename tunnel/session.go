@@ -64,7 +64,7 @@ func Accept(w http.ResponseWriter, r *http.Request, reply Reply, opt Options) (*
 	if err != nil {
 		return nil, fmt.Errorf("accept tunnel: %w", err)
 	}
-	peer := Peer{Instance: hello.Instance, Protocol: hello.Protocol, Features: reply.Features}
+	peer := Peer{Instance: hello.Instance, Protocol: hello.Protocol, Features: reply.Features, Version: hello.Version}
 	return startSession(c, true, peer, opt), nil
 }
 
@@ -248,6 +248,10 @@ func (s *Session) HasControl() bool { return s.ctl != nil }
 
 // Peer is what the other side said of itself.
 func (s *Session) Peer() Peer { return s.peer }
+
+// Bytes is what has come from the peer and gone to it so far, with all that
+// frames it; below TLS it is more.
+func (s *Session) Bytes() (received, sent uint64) { return s.c.received.Load(), s.c.sent.Load() }
 
 // RemoteAddr is the peer's address, or that of a proxy between.
 func (s *Session) RemoteAddr() net.Addr { return s.c.RemoteAddr() }

@@ -420,8 +420,8 @@ func TestTunnelThatIsUsedUpIsRenewed(t *testing.T) {
 	startAgent(t, n.url, "endpoint", slow(begun, release))
 	l := n.waitFor(t, "endpoint", 1)[0]
 	result := inFlight(t, l, begun)
-	l.Upstream().(*upstream).renew()
-	l.Upstream().(*upstream).renew()
+	l.Upstream().(*upstream).retire("the test wants it")
+	l.Upstream().(*upstream).retire("the test wants it")
 	n.waitFor(t, "endpoint", 0)
 	close(release)
 	if err := <-result; err != nil {

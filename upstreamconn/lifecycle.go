@@ -91,9 +91,9 @@ func (u *upstream) supersede() {
 	}
 }
 
-// renew ends a tunnel that is used up, when its last stream has ended or at the
-// latest after renewTime: the upstream will open a new one.
-func (u *upstream) renew() {
+// retire ends a tunnel when its last stream has ended or at the latest after
+// renewTime: the upstream will open a new one.
+func (u *upstream) retire(why string) {
 	u.mu.Lock()
 	again := u.leaving
 	u.leaving = true
@@ -104,7 +104,7 @@ func (u *upstream) renew() {
 	if again {
 		return
 	}
-	u.server.log.Info("upstream has to reconnect: its tunnel is used up", u.attrs("instance", u.instance.id)...)
+	u.server.log.Info("upstream has to reconnect: "+why, u.attrs("instance", u.instance.id)...)
 	u.leave()
 	go u.endWhenQuiet()
 }
@@ -182,6 +182,7 @@ func (u *upstream) giveUp() {
 
 func (u *upstream) logConnect(sess *tunnel.Session) {
 	peer := sess.Peer()
+	u.changed(true, sess.RemoteAddr().String(), "")
 	u.server.log.Info("upstream connected", u.attrs("remote", sess.RemoteAddr().String(),
 		"instance", peer.Instance, "protocol", peer.Protocol, "features", peer.Features)...)
 }
@@ -198,6 +199,7 @@ func (u *upstream) logDisconnect(err error) {
 		reason += ": " + u.why
 	}
 	u.mu.Unlock()
+	u.changed(false, u.sess.RemoteAddr().String(), reason)
 	log("upstream disconnected", u.attrs("remote", u.sess.RemoteAddr().String(),
 		"instance", u.instance.id, "duration", time.Since(u.since), "reason", reason)...)
 }

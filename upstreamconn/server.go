@@ -76,6 +76,10 @@ type Server struct {
 	// more than its share; the zero value is never.
 	Rebalance Rebalance
 
+	// OnChange, if not nil, is told of each tunnel that connects or ends. It is
+	// called by many goroutines, must not block, and must not call the Server.
+	OnChange func(Change)
+
 	// Static after init.
 	once    sync.Once
 	log     *slog.Logger
@@ -88,6 +92,7 @@ type Server struct {
 	sources  *auth.Sources // of requests that are no handshakes
 	registry registry
 	places   places
+	numbers  numbers
 	expiries expiries
 	size     clusterSize
 	lingers  lingering
@@ -101,6 +106,7 @@ func (s *Server) init() {
 		}
 		s.wheel = tunnel.NewWheel()
 		s.metrics = newMetrics(s.Registerer, s.Table)
+		s.numbers.init()
 		s.sources = auth.NewSources(0)
 		s.expiries.init()
 		s.registry.init()

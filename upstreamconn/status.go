@@ -9,6 +9,7 @@ import (
 
 // Status is what is known of a tunnel at a moment.
 type Status struct {
+	ID       string    // of the tunnel in the cluster
 	Endpoint string    // without the tenant
 	Tenant   string    // "" without tenants
 	Subject  string    // of the token that it lives by, for logs; "" without authentication
@@ -21,6 +22,14 @@ type Status struct {
 	Control  bool      // whether it can be asked to move; not if it is of v0.9.0
 	Draining bool      // a last resort: the node drains, or a newer tunnel replaces it
 	Leaving  bool      // takes no request any more, and ends its last streams
+	Version  string    // of the upstream's piko; "" if it did not say
+	Features []string  // what both sides speak
+	Weight   int       // 0 to 100
+
+	Requests          uint64   // that were sent to it, connections included
+	Failed            uint64   // of those, as far as it was the upstream's or its service's fault
+	LastFailure       *Failure // nil: none
+	BytesIn, BytesOut uint64   // that came from it and went to it
 }
 
 // Upstreams returns the tunnels, in no order. Changes meanwhile may or may not
@@ -45,7 +54,9 @@ func (u *upstream) status() (st Status, ok bool) {
 		return Status{}, false
 	}
 	_, endpoint := tunnel.SplitName(u.instance.endpoint)
+	in, out := sess.Bytes()
 	return Status{
+		ID:       u.id(),
 		Endpoint: endpoint,
 		Tenant:   u.tenant,
 		Subject:  grant.Subject(),
@@ -58,5 +69,14 @@ func (u *upstream) status() (st Status, ok bool) {
 		Control:  sess.HasControl(),
 		Draining: u.local.Draining(),
 		Leaving:  leaving,
+		Version:  sess.Peer().Version,
+		Features: sess.Peer().Features,
+		Weight:   u.local.Weight(),
+
+		Requests:    u.account.requests.Load(),
+		Failed:      u.account.failed.Load(),
+		LastFailure: u.account.last.Load(),
+		BytesIn:     in,
+		BytesOut:    out,
 	}, true
 }

@@ -33,6 +33,9 @@ type upstream struct {
 	tenant   string // "" without tenants; in the instance's endpoint only if they are isolated
 	local    *router.Local
 	since    time.Time
+	number   uint64 // of the tunnel at this node
+
+	account account
 
 	// pool and pool2 are nil until the first request that needs them. Set with
 	// mu held; read without, for every request.
@@ -60,7 +63,7 @@ type upstream struct {
 	held    chan struct{}   // closed when Opens need not wait any more; nil: they need not
 	told    int             // the size of the cluster that the peer knows
 	ended   error           // why the session ended
-	renewed chan struct{}   // closed when the goroutine of renew has ended; nil if there is none
+	renewed chan struct{}   // closed when the goroutine of retire has ended; nil if there is none
 
 	grant     *auth.Grant   // of the token that it lives by; nil without authentication
 	token     string        // a fresh one that is to be verified; "": none
@@ -72,7 +75,7 @@ type upstream struct {
 }
 
 func newUpstream(s *Server, id instance) *upstream {
-	u := &upstream{server: s, instance: id, since: time.Now()}
+	u := &upstream{server: s, instance: id, since: time.Now(), number: s.numbers.next()}
 	u.local = router.NewLocal(u)
 	u.local.SetLimit(s.MaxRequests)
 	return u
@@ -108,6 +111,7 @@ func (u *upstream) RoundTrip(req *http.Request) (*http.Response, error) {
 		return nil, err
 	}
 	u.server.metrics.requests.Inc()
+	u.account.requests.Add(1)
 	res, err := pool.RoundTrip(req)
 	if errors.Is(err, relay.ErrPoolClosed) {
 		err = errLeaving // which is why
@@ -133,6 +137,7 @@ func (u *upstream) Open(ctx context.Context) (net.Conn, error) {
 		return nil, errNotTCP
 	}
 	u.server.metrics.requests.Inc()
+	u.account.requests.Add(1)
 	return u.dial(ctx)
 }
 
@@ -207,7 +212,7 @@ func (u *upstream) dial(ctx context.Context) (net.Conn, error) {
 	case errors.Is(err, tunnel.ErrTooManyStreams):
 		return nil, fault.New(fault.Overloaded, err)
 	case errors.Is(err, tunnel.ErrExhausted):
-		u.renew()
+		u.retire("its tunnel is used up")
 	}
 	return nil, fault.New(fault.UpstreamUnreachable, err)
 }

@@ -222,6 +222,7 @@ func (s *server) proxyOptions(log *slog.Logger, registry prometheus.Registerer) 
 		Buffers:      s.budget,
 		Auth:         s.guards.proxy,
 		Timeout:      zeroIsOff(cfg.Timeout),
+		SendTimeout:  zeroIsOff(cfg.SendTimeout),
 		ReadTimeout:  zeroIsOff(cfg.HTTP.ReadTimeout),
 		WriteTimeout: zeroIsOff(cfg.HTTP.WriteTimeout),
 		Draining:     s.isDraining.Load,

@@ -41,6 +41,7 @@ type proxyConfig struct {
 	Domain         []domain        `placeholder:"DOMAIN" help:"Route by host only direct subdomains of this domain: with example.com, my-endpoint.example.com is for my-endpoint, and other hosts get 400 unless the request has x-piko-endpoint. May be repeated. When not given, the first label of any host is an endpoint."`
 	TrustedProxies []ipPrefix      `placeholder:"CIDR" help:"Addresses of proxies in front of this port, such as 10.0.0.0/8: what they say in X-Forwarded-* and Forwarded is kept, and their own address appended. What others say is replaced. May be repeated."`
 	Timeout        time.Duration   `default:"30s" help:"How long a service may take from the last byte of a request to the first of its response; then the client gets 504. Never ends a response that has begun, an upgraded connection or gRPC. 0s is no limit."`
+	SendTimeout    time.Duration   `default:"5m" help:"Ends a request of which the service, or its agent, took nothing for this long while something was there for it: the client gets 504. Waiting for the client does not count. 0s is no limit."`
 	AccessLog      accessLogConfig `embed:"" prefix:"access-log." group:"Access log"`
 	HTTP           proxyHTTPConfig `embed:"" prefix:"http."`
 	TLS            proxyTLSConfig  `embed:"" prefix:"tls."`

@@ -18,6 +18,7 @@ type call struct {
 	// Static after construction.
 	x     *exchange
 	limit time.Duration // for the answer, once the request is out; less than 0 is none
+	send  time.Duration // in which something of the request must leave; less than 0 is for ever
 
 	// Owned by the handler's goroutine.
 	hold bool      // the entry node waits for a 100 that is not the service's
@@ -27,6 +28,8 @@ type call struct {
 	mu       sync.Mutex
 	senders  int // attempts whose request is not out yet
 	alarm    *alarm
+	sending  *alarm // looks after requests with a body that is to leave; nil is none
+	stuck    stuck
 	deadline *alarm      // of the whole call; nil is none
 	life     *alarm      // of the client's token; nil is none
 	cutter   *time.Timer // cuts the client off, after life has rung; nil is none
@@ -34,8 +37,8 @@ type call struct {
 }
 
 // begin makes the call follow the client's context. end must be called.
-func (c *call) begin(x *exchange, limit time.Duration) {
-	c.x, c.limit = x, limit
+func (c *call) begin(x *exchange, limit, send time.Duration) {
+	c.x, c.limit, c.send = x, limit, send
 	c.Begin(x.r.Context())
 }
 
@@ -49,6 +52,7 @@ func (c *call) end() {
 		c.deadline.clear()
 	}
 	c.clearLife()
+	c.clearSending()
 	c.mu.Unlock()
 	c.End()
 	c.answer()
@@ -75,7 +79,10 @@ func (c *call) cancel(cause error) {
 }
 
 // timedOut reports whether the upstream did not answer in time.
-func (c *call) timedOut() bool { return c.Cause() == errNoResponse || c.expired() }
+func (c *call) timedOut() bool {
+	cause := c.Cause()
+	return cause == errNoResponse || cause == errNotTaken || c.expired()
+}
 
 // expired reports whether the call took longer than its client allows. Servers of gRPC reset a stream whose time is over,
 // which is no other failure than ours to wait.
@@ -88,6 +95,7 @@ func (c *call) Watch(a relay.Aborter) {
 	c.mu.Lock()
 	c.senders++
 	c.clearAlarm() // of the attempt before
+	c.watchSending()
 	c.mu.Unlock()
 	c.Call.Watch(a)
 	if c.hold {
@@ -111,6 +119,9 @@ func (c *call) WroteRequest(error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.senders--
+	if c.senders == 0 {
+		c.clearSending()
+	}
 	if c.senders == 0 && c.limit >= 0 && c.alarm == nil && !c.answered {
 		c.alarm = setAlarm(c, c.limit, errNoResponse)
 	}
@@ -183,9 +194,12 @@ func setAlarm(c *call, d time.Duration, cause error) *alarm {
 func (a *alarm) ring() {
 	a.mu.Lock()
 	c, cause := a.c, a.cause
-	a.c = nil
 	a.mu.Unlock()
-	if c != nil {
+	switch {
+	case c == nil:
+	case cause == errNotTaken && c.moves():
+		a.again(c, c.send/looks)
+	default:
 		c.cancel(cause)
 	}
 }

@@ -6,6 +6,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"piko/relay"
 )
 
 // nobody is an exchange that can be aborted.
@@ -25,7 +27,7 @@ func TestTimeoutBeginsWithTheLastAttempt(t *testing.T) {
 				t.Fatal(err)
 			}
 			var c call
-			c.begin(&exchange{r: r}, time.Second)
+			c.begin(&exchange{r: r, body: new(relay.Body)}, time.Second, -1)
 			defer c.end()
 			c.Watch(nobody{})
 			if !late {

@@ -146,7 +146,7 @@ func (x *exchange) prepare(target string) {
 	if x.upgrade != "" || isGRPC(x.r) {
 		limit = -1
 	}
-	x.call.begin(x, limit)
+	x.call.begin(x, limit, x.f.opt.SendTimeout)
 	x.url = url.URL{Scheme: "http", Host: x.r.Host, Opaque: target}
 	x.attempt.most = maxAttempts
 	if expiry := x.bearer.Grant.Expiry(); !expiry.IsZero() {

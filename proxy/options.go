@@ -55,6 +55,10 @@ type Options struct {
 	// WriteTimeout a response of known length of which the client read nothing for so long: time-outs of progress, not
 	// of the whole. 0 is 5 m, less than 0 for ever.
 	ReadTimeout, WriteTimeout time.Duration
+	// SendTimeout ends a request of which no upstream took anything for so long, while something of it was there: what the
+	// client keeps back does not count. It holds for gRPC and for bodies without a length, too. 0 is 5 m, less than 0 for
+	// ever.
+	SendTimeout time.Duration
 
 	// Domains restricts routing by host to direct subdomains of these, "example.com" for "my-endpoint.example.com".
 	// None means that the first label of any host is an endpoint.
@@ -100,6 +104,9 @@ func (o *Options) setDefaults() error {
 	}
 	if o.WriteTimeout == 0 {
 		o.WriteTimeout = defaultProgressTimeout
+	}
+	if o.SendTimeout == 0 {
+		o.SendTimeout = defaultProgressTimeout
 	}
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)

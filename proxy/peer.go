@@ -43,7 +43,7 @@ type Peer struct {
 
 // NewPeer returns a handler. It fails if there is no Lookup or the metrics are registered already.
 func NewPeer(opt PeerOptions) (*Peer, error) {
-	o := Options{Lookup: opt.Lookup, Buffers: opt.Buffers, Logger: opt.Logger, Timeout: -1, ReadTimeout: -1, WriteTimeout: -1}
+	o := Options{Lookup: opt.Lookup, Buffers: opt.Buffers, Logger: opt.Logger, Timeout: -1, ReadTimeout: -1, WriteTimeout: -1, SendTimeout: -1}
 	if err := o.setDefaults(); err != nil {
 		return nil, err
 	}

@@ -69,6 +69,8 @@ type Body struct {
 	reserved int     // of opt.Buffers
 	released bool    // no further Attach will come
 	taking   bool    // Finish ends a read with a deadline
+	waiting  bool    // for the client
+	reads    uint64  // that have begun or ended
 	end      error   // what reading the client ended with
 }
 
@@ -146,6 +148,17 @@ func (b *Body) Done() bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.end == io.EOF
+}
+
+// Turns says whether a reader waits for the client, and returns a number that grows with each read that begins or ends. As
+// long as neither changes, and nobody waits, whoever sends the body has something that he cannot get rid of.
+func (b *Body) Turns() (n uint64, waiting bool) {
+	if b == nil {
+		return 0, false
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.reads, b.waiting
 }
 
 // Err is why the client could not be read: a time-out if it sent nothing for too long, or what was wrong with what it

@@ -43,6 +43,7 @@ func (r *bodyReader) Read(p []byte) (int, error) {
 		return 0, errBodyTaken
 	}
 	b.arm()
+	b.begin()
 	n, err := b.req.Body.Read(p)
 	return r.record(p[:n], err)
 }
@@ -56,9 +57,18 @@ func (r *bodyReader) kept(p []byte) (int, error) {
 		return 0, errBodyTaken
 	}
 	n := copy(p, b.log[min(r.off-b.base, int64(len(b.log))):])
+	b.reads++
 	r.off += int64(n)
 	b.trim()
 	return n, r.atEnd()
+}
+
+// begin takes note that a reader waits for the client.
+func (b *Body) begin() {
+	b.mu.Lock()
+	b.reads++
+	b.waiting = true
+	b.mu.Unlock()
 }
 
 // record takes note of what was read from the client.
@@ -66,6 +76,8 @@ func (r *bodyReader) record(data []byte, err error) (int, error) {
 	b := r.b
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	b.reads++
+	b.waiting = false
 	b.pos += int64(len(data))
 	if b.end = err; err != nil && err != io.EOF && b.taking && !b.late() {
 		b.end = errBodyTaken

@@ -61,9 +61,9 @@ func (c *claims) UnmarshalJSON(text []byte) error {
 		return err
 	}
 	var errs [7]error
-	c.expiry, errs[0] = parseTime(fields["exp"], false)
-	c.notBefore, errs[1] = parseTime(fields["nbf"], true)
-	c.issuedAt, errs[2] = parseTime(fields["iat"], true)
+	c.expiry, errs[0] = parseTime(fields["exp"])
+	c.notBefore, errs[1] = parseTime(fields["nbf"])
+	c.issuedAt, errs[2] = parseTime(fields["iat"])
 	c.issuer, errs[3] = parseString(fields["iss"])
 	c.subject, errs[4] = parseString(fields["sub"])
 	c.audience, errs[5] = parseAudience(fields["aud"])
@@ -119,9 +119,9 @@ func checkCase(fields map[string]json.RawMessage, known []string) error {
 const maxTime = 253402300799
 
 // parseTime reads a NumericDate (RFC 7519, section 2), the zero time if there
-// is none. Not everybody reads a fraction or an exponent alike, so the end of a
-// token must be whole.
-func parseTime(text json.RawMessage, fraction bool) (time.Time, error) {
+// is none. It may have a fraction: libraries write what their clocks say. One with
+// an exponent is a mistake, or meant for somebody who reads it otherwise.
+func parseTime(text json.RawMessage) (time.Time, error) {
 	if isNull(text) {
 		return time.Time{}, nil
 	}
@@ -132,7 +132,7 @@ func parseTime(text json.RawMessage, fraction bool) (time.Time, error) {
 		return time.Unix(n, 0), nil
 	}
 	f, err := strconv.ParseFloat(string(text), 64)
-	if err != nil || !fraction || f < 0 || f > maxTime || bytes.ContainsAny(text, "eExX") {
+	if err != nil || f < 0 || f > maxTime || bytes.ContainsAny(text, "eExX") {
 		return time.Time{}, errTime
 	}
 	sec, frac := math.Modf(f)

@@ -15,7 +15,7 @@ func FuzzJWT(f *testing.F) {
 	k := testKeys()
 	cfg := Config{HMACSecretKeys: []string{strings.Repeat("fuzz", 16)}, RSAPublicKeys: []string{publicPEM(k.rsa)}, ECDSAPublicKeys: []string{publicPEM(k.es256)}}
 	secret := cfg.HMACSecretKeys[0]
-	for _, claims := range []string{`{}`, `{"exp":1}`, `{"exp":1e400}`, `{"exp":"1"}`, `{"aud":["a","b"]}`, `{"piko":{"endpoints":["a*"]}}`, `null`, `[[[[[[]]]]]]`, `{"a":1,"a":2}`} {
+	for _, claims := range []string{`{}`, `{"exp":1}`, `{"exp":1e400}`, `{"exp":9999999999.5}`, `{"nbf":1.5,"iat":0.25}`, `{"exp":"1"}`, `{"aud":["a","b"]}`, `{"piko":{"endpoints":["a*"]}}`, `null`, `[[[[[[]]]]]]`, `{"a":1,"a":2}`} {
 		f.Add(`{"alg":"HS256"}`, claims, "")
 	}
 	for _, header := range []string{`{"alg":"none"}`, `{"alg":"RS256"}`, `{"alg":"HS256","kid":"x"}`, `{"alg":"HS256","crit":["b64"],"b64":false}`, `{"alg":"ES256","jwk":{}}`, `{`} {

@@ -1,10 +1,10 @@
 package tunnel
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"io"
+	"net/netip"
 	"sync"
 	"time"
 )
@@ -21,21 +21,24 @@ const (
 	controlPause = 100 * time.Millisecond
 )
 
-// control is the control stream of a session: one goroutine that reads, and
-// one for moments that writes what is to be said.
+// control is the control stream of a session: a goroutine for moments that reads,
+// and one that writes what is to be said. A peer that says nothing costs none.
 type control struct {
 	// Static after construction.
 	s *Session
 
-	// Owned by run.
+	// Owned by who reads.
 	lines lineReader
 	read  int // messages since the last pause
-	buf   [128]byte
 
 	// Guarded by mu.
 	mu      sync.Mutex
-	stream  *Stream // nil until it is open
+	stream  *Stream     // nil until it is open
+	late    *time.Timer // at a node, until the stream is open
+	reading bool        // readNews runs, or will
+	news    bool        // there may be something to read
 	writing bool
+	over    bool      // end was called
 	queue   []message // at most one of each type, in the order they were first said
 }
 
@@ -51,44 +54,94 @@ func (c *control) opened() bool {
 	return c.stream != nil
 }
 
-// run gets the stream and reads it until the session ends.
-func (c *control) run(node bool) {
-	st, err := c.get(node)
+// start opens the control stream, or at a node has it awaited. The mux runs by now.
+func (c *control) start(node bool) {
+	if node {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		if c.stream == nil && !c.over {
+			c.late = time.AfterFunc(controlOpenTime, func() {
+				c.s.end(&ProtocolError{Reason: "no control stream within 10 s"})
+			})
+		}
+		return
+	}
+	st, _, err := c.s.m.tryOpen(netip.AddrPort{}) // the first stream of all waits for none
 	if err != nil {
 		c.s.end(fmt.Errorf("open control stream: %w", err))
 		return
 	}
+	c.onFrame(st)
+}
+
+// onFrame is called by the mux's read loop: something has come on the stream.
+func (c *control) onFrame(st *Stream) {
 	c.mu.Lock()
+	first := c.stream == nil
 	c.stream = st
+	if c.late != nil {
+		c.late.Stop()
+		c.late = nil
+	}
+	over := c.over
+	if c.news = true; !c.reading && !over {
+		c.reading = c.s.spawn(c.readNews)
+	}
 	c.mu.Unlock()
-	c.flush()
-	err = c.readAll(st)
-	if errors.Is(err, io.EOF) || errors.Is(err, ErrStreamReset) {
-		err = &ProtocolError{Reason: "control stream ended before the tunnel"}
+	switch {
+	case over:
+		st.Reset()
+	case first:
+		if !st.opener {
+			st.accepted()
+		}
+		c.flush()
 	}
-	c.s.end(err) // without effect if it was the session that ended
-	st.Reset()
 }
 
-// get opens the control stream, or at a node waits for it.
-func (c *control) get(node bool) (*Stream, error) {
-	if !node {
-		return c.s.m.open(sessionContext{s: c.s})
+// end lets go of the stream, once the session has ended.
+func (c *control) end() {
+	c.mu.Lock()
+	c.over = true
+	if c.late != nil {
+		c.late.Stop()
 	}
-	late := time.AfterFunc(controlOpenTime, func() {
-		c.s.end(&ProtocolError{Reason: "no control stream within 10 s"})
-	})
-	defer late.Stop()
-	return c.s.m.accept()
+	st := c.stream
+	c.mu.Unlock()
+	if st != nil {
+		st.Reset()
+	}
 }
 
-func (c *control) readAll(st *Stream) error {
+// readNews reads what there is.
+func (c *control) readNews() {
 	for {
-		n, err := st.Read(c.buf[:])
-		if lineErr := c.lines.feed(c.buf[:n], c.handle); lineErr != nil {
+		c.mu.Lock()
+		st, news := c.stream, c.news
+		c.reading, c.news = news, false
+		c.mu.Unlock()
+		if !news {
+			return
+		}
+		if err := c.readAll(st); err != nil {
+			if errors.Is(err, io.EOF) || errors.Is(err, ErrStreamReset) {
+				err = &ProtocolError{Reason: "control stream ended before the tunnel"}
+			}
+			c.s.end(err) // without effect if it was the session that ended
+			return       // reading stays true: nothing can follow
+		}
+	}
+}
+
+// readAll reads until it would have to wait.
+func (c *control) readAll(st *Stream) error {
+	var buf [128]byte
+	for {
+		n, err := st.readNow(buf[:])
+		if lineErr := c.lines.feed(buf[:n], c.handle); lineErr != nil {
 			return lineErr
 		}
-		if err != nil {
+		if err != nil || n == 0 {
 			return err
 		}
 		if c.read >= controlBurst {
@@ -202,19 +255,4 @@ func writeMessages(st *Stream, queue []message) error {
 	}
 	_, err := st.Write(b)
 	return err
-}
-
-// sessionContext ends with its session. It stands in for a context where the
-// session itself is the caller.
-type sessionContext struct{ s *Session }
-
-func (c sessionContext) Deadline() (time.Time, bool) { return time.Time{}, false }
-func (c sessionContext) Done() <-chan struct{}       { return c.s.done }
-func (c sessionContext) Value(any) any               { return nil }
-
-func (c sessionContext) Err() error {
-	if c.s.Err() == nil {
-		return nil
-	}
-	return context.Canceled
 }

@@ -55,6 +55,10 @@ type muxOptions struct {
 	budget           *Budget           // nil is none
 	meta             bool              // the node's streams begin with a preamble
 	onGoAway         func(code uint32) // called by run, once, without locks; may be nil
+	// onControl is called by run, without locks, after every frame of a stream
+	// that the upstream has opened, which is the control stream. A node does
+	// not accept it then. nil: there is none.
+	onControl func(s *Stream)
 }
 
 // A mux is one end of a yamux session over a muxConn. Its one goroutine is the

@@ -147,6 +147,9 @@ func (m *mux) onStreamFrame(f muxFrame) error {
 	if s.unheard {
 		m.greet(s, f)
 	}
+	if m.opt.onControl != nil && f.id%2 == 1 { // the upstream's
+		m.opt.onControl(s)
+	}
 	return nil
 }
 
@@ -167,9 +170,11 @@ func (m *mux) onSYN(f muxFrame) (refused bool, err error) {
 		s := newStream(m, f.id, false)
 		m.add(s)
 		m.peerOpened++
-		if m.opt.meta && !m.node {
+		switch {
+		case m.node && m.opt.onControl != nil:
+		case m.opt.meta && !m.node:
 			m.awaitGreeting(s)
-		} else {
+		default:
 			m.backlog = append(m.backlog, s)
 			m.acceptable.Signal()
 		}

@@ -31,8 +31,8 @@ var (
 
 // Session is one tunnel: a mux over a WebSocket, the control stream if both
 // sides know it, and the watch over the peer's life. Its methods are safe for
-// concurrent use. It runs two goroutines at most, and for moments one for a
-// ping and one for what is to be said on the control stream.
+// concurrent use. It runs one goroutine, and for moments one for a ping, one for
+// what is to be said on the control stream and one for what is heard there.
 type Session struct {
 	// Static after construction.
 	c      *carrier
@@ -86,10 +86,14 @@ func startSession(c *carrier, node bool, peer Peer, opt Options) *Session {
 	if withControl {
 		s.ctl = newControl(s, node && slices.Contains(peer.Features, FeatureToken))
 	}
-	s.m = newMux(c, node, opt.mux(node, peer, s.onGoAway))
+	muxOpt := opt.mux(node, peer, s.onGoAway)
+	if withControl {
+		muxOpt.onControl = s.ctl.onFrame
+	}
+	s.m = newMux(c, node, muxOpt)
 	s.wg.Go(s.runMux)
 	if withControl {
-		s.wg.Go(func() { s.ctl.run(node) })
+		s.ctl.start(node)
 	}
 	s.watch(time.Now())
 	return s
@@ -180,6 +184,9 @@ func (s *Session) end(err error) {
 		s.wheel.remove(s)
 	}
 	s.m.fail(err)
+	if s.ctl != nil {
+		s.ctl.end()
+	}
 	close(s.done)
 	if s.events.Closed != nil {
 		s.events.Closed(err)

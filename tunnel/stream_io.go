@@ -5,10 +5,13 @@ const maxTurn = 2 * maxBody
 
 // Read reads what has arrived, and waits only if nothing has. It allocates
 // nothing.
-func (s *Stream) Read(p []byte) (int, error) { return s.read(p, nil) }
+func (s *Stream) Read(p []byte) (int, error) { return s.read(p, true, nil) }
 
-// read is Read if take is nil, and else ReadOr.
-func (s *Stream) read(p []byte, take func(p []byte) (n int)) (int, error) {
+// readNow is Read for what has arrived: 0 and no error if nothing has.
+func (s *Stream) readNow(p []byte) (int, error) { return s.read(p, false, nil) }
+
+// read is Read if it is to wait and take is nil, and ReadOr with take.
+func (s *Stream) read(p []byte, wait bool, take func(p []byte) (n int)) (int, error) {
 	if len(p) == 0 {
 		return 0, nil
 	}
@@ -16,12 +19,12 @@ func (s *Stream) read(p []byte, take func(p []byte) (n int)) (int, error) {
 	s.rmu.Lock()
 	defer s.rmu.Unlock()
 	s.mu.Lock()
-	n, err := s.nextChunk(p, take)
-	if err != nil || n > 0 {
+	n, err := s.nextChunk(p, wait, take)
+	c := s.current
+	if err != nil || n > 0 || c == nil {
 		s.mu.Unlock()
 		return n, err
 	}
-	c := s.current
 	n = min(len(p), len(c.unread()))
 	s.consume(n)
 	s.mu.Unlock()
@@ -34,9 +37,9 @@ func (s *Stream) read(p []byte, take func(p []byte) (n int)) (int, error) {
 	return n, nil
 }
 
-// nextChunk waits until something can be read, and makes it current, or copies
-// it to p if it belongs to the read loop. It needs rmu and mu.
-func (s *Stream) nextChunk(p []byte, take func(p []byte) (n int)) (int, error) {
+// nextChunk waits, if it is to, until something can be read, and makes it current,
+// or copies it to p if it belongs to the read loop. It needs rmu and mu.
+func (s *Stream) nextChunk(p []byte, wait bool, take func(p []byte) (n int)) (int, error) {
 	for {
 		if err := s.readFails(); err != nil {
 			return 0, err
@@ -57,6 +60,9 @@ func (s *Stream) nextChunk(p []byte, take func(p []byte) (n int)) (int, error) {
 		}
 		if err := s.readEnds(); err != nil {
 			return 0, err
+		}
+		if !wait {
+			return 0, nil
 		}
 		s.waitOr(take)
 	}

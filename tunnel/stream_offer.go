@@ -9,7 +9,7 @@ package tunnel
 // of the session: it must not wait. It returns how much it has taken, from the
 // front. No call of it is under way, and none comes, once ReadOr has returned.
 func (s *Stream) ReadOr(p []byte, take func(p []byte) (n int)) (int, error) {
-	return s.read(p, take)
+	return s.read(p, true, take)
 }
 
 // offer offers body, which is not empty, to whoever waits, and returns what is

@@ -20,6 +20,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"piko/admin/page"
 	"piko/fault"
 )
 
@@ -65,7 +66,7 @@ type get struct {
 	handler http.HandlerFunc
 }
 
-// Handler returns the routes of the admin port. Any other path is 404 and any
+// Handler returns the routes of the admin port, and its web page. Any other path is 404 and any
 // other method 405, as JSON. All but the profiles take ?forward=NODE: then that
 // node of the cluster answers.
 func (s *Server) Handler() http.Handler {
@@ -85,7 +86,9 @@ func (s *Server) Handler() http.Handler {
 		mux.Handle("/metrics", methods(metricsHandler(s.Gatherer, s.log()), http.MethodGet, http.MethodHead))
 	}
 	s.addPprof(mux)
-	mux.HandleFunc("/", notFound)
+	web := page.Handler()
+	mux.Handle(page.Prefix, web)
+	mux.HandleFunc("/", serveRest(web))
 	return newGate(s, newForwarder(s, mux))
 }
 
@@ -110,8 +113,16 @@ func methods(h http.Handler, allowed ...string) http.Handler {
 	})
 }
 
-func notFound(w http.ResponseWriter, r *http.Request) {
-	fault.Write(w, r, fault.NotFound)
+// serveRest serves the web page to those who want it, and nothing to others.
+func serveRest(web http.Handler) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		if page.Wanted(r) {
+			web.ServeHTTP(w, r)
+			return
+		}
+		w.Header().Add("Vary", "Accept")
+		fault.Write(w, r, fault.NotFound)
+	}
 }
 
 // probe answers 200 or 503 without a body, as v0.9.0 does.

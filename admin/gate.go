@@ -5,11 +5,12 @@ import (
 	"net/netip"
 	"strings"
 
+	"piko/admin/page"
 	"piko/fault"
 )
 
-// What everybody may ask, with or without a token: load balancers and
-// Kubernetes have none.
+// What everybody may ask, with or without a token, besides the files of the web
+// page, which asks for one: load balancers and Kubernetes have none.
 var openPaths = map[string]bool{"/health": true, "/ready": true}
 
 // gate is in front of all routes. It keeps out whoever has no token, if the
@@ -27,7 +28,7 @@ func newGate(s *Server, next http.Handler) *gate {
 }
 
 func (g *gate) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	if openPaths[r.URL.Path] && !r.URL.Query().Has(forwardParam) && isSafe(r.Method) {
+	if (openPaths[r.URL.Path] || page.Wanted(r)) && !r.URL.Query().Has(forwardParam) && isSafe(r.Method) {
 		g.next.ServeHTTP(w, r)
 		return
 	}

@@ -1,7 +1,7 @@
 // A small chart of the last 15 minutes, with a cursor that shows one moment.
 import { clockMinute, clockSecond, el, setText, svg } from './dom.js';
 
-const height = 132, left = 46, right = 8, top = 8, bottom = 20;
+const height = 132, left = 52, right = 8, top = 8, bottom = 20;
 export const spanMs = 15 * 60 * 1000;
 
 // nice is the smallest of 1, 2, 5 times a power of ten that is not below max.
@@ -13,7 +13,8 @@ function nice(max) {
 
 // Chart draws series [{key, label}] of points {t, [key]: number or null}; null is a gap.
 export class Chart {
-  constructor(title, series, format) {
+  constructor(title, series, format, axis) {
+    this.axis = axis || format;
     this.series = series;
     this.format = format;
     this.points = [];
@@ -78,7 +79,7 @@ export class Chart {
     this.gridKey = key;
     const nodes = [];
     for (const v of [0, this.max / 2, this.max]) {
-      const y = Math.round(this.y(v)) + 0.5, label = svg('text.end', { x: left - 6, y: y + 3.5 }, v === 0 ? '0' : this.format(v));
+      const y = Math.round(this.y(v)) + 0.5, label = svg('text.end', { x: left - 6, y: y + 3.5 }, v === 0 ? '0' : this.axis(v));
       nodes.push(svg('line', { x1: left, x2: this.width - right, y1: y, y2: y }), label);
     }
     const step = 5 * 60 * 1000, offset = new Date(this.now).getTimezoneOffset() * 60000;

@@ -94,13 +94,10 @@ export function bytes(n) {
 // span is how long something has been, in its two largest units.
 export function span(seconds) {
   if (!known(seconds)) return none;
-  let s = Math.max(0, Math.round(seconds));
-  const parts = [['d', 86400], ['h', 3600], ['min', 60], ['s', 1]].flatMap(([unit, n]) => {
-    const v = Math.floor(s / n);
-    s -= v * n;
-    return v ? [v + ' ' + unit] : [];
-  });
-  return parts.slice(0, 2).join(' ') || '0 s';
+  const s = Math.max(0, Math.round(seconds)), units = [['d', 86400], ['h', 3600], ['min', 60], ['s', 1]];
+  const i = units.findIndex(([unit, n]) => s >= n || n === 1), [unit, n] = units[i], next = units[i + 1];
+  const more = next ? Math.floor(s % n / next[1]) : 0;
+  return Math.floor(s / n) + ' ' + unit + (more ? ` ${more} ${next[0]}` : '');
 }
 
 const clock = new Intl.DateTimeFormat(undefined, { hour: '2-digit', minute: '2-digit', second: '2-digit', hourCycle: 'h23' });

@@ -2,13 +2,13 @@
 import { query } from './api.js';
 import { Chart, spanMs } from './chart.js';
 import { meaning } from './codes.js';
-import { bytes, confirm, count, date, el, keyed, latency, rate, setAttr, setText, setTime, span } from './dom.js';
+import { bytes, confirm, count, date, el, keyed, latency, rate, setAttr, setText, setTime } from './dom.js';
 import { loadTiles, tiles } from './overview.js';
 
 const maxTunnels = 500; // rows in the page
 
 const tunnelColumns = [
-  ['Node'], ['Remote address'], ['Agent'], ['Since'], ['State'], ['In flight', 'num'], ['Requests', 'num'], ['Bytes in / out', 'num'], ['Errors', 'num'], ['Last error', 'wide'], ['Actions', 'act'],
+  ['Node'], ['State'], ['Agent'], ['Since'], ['In flight', 'num'], ['Requests', 'num'], ['Bytes in / out', 'num'], ['Errors', 'num'], ['Last error', 'wide'], ['Actions', 'act'],
 ];
 const errorColumns = [['Time'], ['Code'], ['What it means', 'wide'], ['Status', 'num'], ['Came in at'], ['Tunnel'], ['Detail', 'wide']];
 
@@ -30,8 +30,8 @@ export class EndpointView {
     this.asks = [['endpoint', this.path]];
     this.tiles = tiles('Now', [['Tunnels', e => count(e.tunnels)], ['Nodes', e => count(e.nodes.length)], ...loadTiles]);
     this.charts = [
-      new Chart('Requests per second', [{ key: 'requests', label: 'requests' }], rate),
-      new Chart('Errors per second', [{ key: 'errors', label: 'errors' }], rate),
+      new Chart('Requests per second', [{ key: 'requests', label: 'requests' }], rate, count),
+      new Chart('Errors per second', [{ key: 'errors', label: 'errors' }], rate, count),
       new Chart('Latency', [{ key: 'p50', label: 'p50' }, { key: 'p99', label: 'p99' }], latency),
     ];
     for (const c of this.charts) {
@@ -102,29 +102,28 @@ export class EndpointView {
 
   tunnelRow(first) {
     const cells = cellsOf(tunnelColumns), node = el('a'), since = el('time'), badge = el('span.badge');
-    const version = el('span'), instance = el('span.sub'), code = el('code'), why = el('span.sub'), when = el('time');
+    const addr = el('span'), version = el('span.sub.cut'), code = el('code'), why = el('span.sub'), when = el('time');
     const button = el('button.small', { type: 'button', onclick: () => this.disconnect(first) }, 'Disconnect');
     cells[0].append(node);
-    cells[2].append(version, instance);
+    cells[1].append(badge);
+    cells[2].append(addr, version);
     cells[3].append(since);
-    cells[4].append(badge);
-    cells[9].append(el('span', null, code, ' ', when), why);
-    cells[10].append(button);
+    cells[8].append(el('span', null, code, ' ', when), why);
+    cells[9].append(button);
     return {
       node: el('tr', null, ...cells),
       update: u => {
         setText(node, u.node);
         setAttr(node, 'href', '#/node/' + encodeURIComponent(u.node));
-        setText(cells[1], u.remote_addr);
-        setText(version, u.agent_version || 'unknown');
-        setText(instance, u.instance);
-        setAttr(version, 'title', u.features.length ? 'Features: ' + u.features.join(', ') : null);
+        setText(addr, u.remote_addr);
+        setText(version, u.agent_version || 'unknown version');
+        setAttr(version, 'title', [u.agent_version, u.instance && 'Instance ' + u.instance, u.features.length && 'Features: ' + u.features.join(', ')].filter(Boolean).join('\n'));
         setTime(since, u.since);
         const [state, text] = u.draining ? ['draining', 'draining'] : u.weight === 0 ? ['unhealthy', 'unhealthy'] : u.weight < 100 ? ['draining', `weight ${u.weight}`] : ['active', 'active'];
         setText(badge, text);
         badge.dataset.state = state;
-        [count(u.in_flight), count(u.requests), `${bytes(u.bytes_in)} / ${bytes(u.bytes_out)}`, count(u.errors)].forEach((t, i) => setText(cells[5 + i], t));
-        cells[8].classList.toggle('bad', u.errors > 0);
+        [count(u.in_flight), count(u.requests), `${bytes(u.bytes_in)} / ${bytes(u.bytes_out)}`, count(u.errors)].forEach((t, i) => setText(cells[4 + i], t));
+        cells[7].classList.toggle('bad', u.errors > 0);
         const last = u.last_error;
         setText(code, last ? last.code || 'service' : '');
         setAttr(code, 'title', last && meaning(last.code, 0));

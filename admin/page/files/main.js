@@ -80,7 +80,7 @@ function connect() {
     state.last = performance.now();
     state.problem = '';
     if (event === 'overview') {
-      setText($('asked'), data.node_id);
+      setText($('asked'), 'via ' + data.node_id);
       shell.partial('overview', data.partial);
     }
     view.update?.(event, data);

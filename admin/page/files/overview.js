@@ -1,6 +1,6 @@
 // The cluster: totals, and its nodes with what they do.
 import { query } from './api.js';
-import { confirm, count, date, el, keyed, latency, rate, setAttr, setText, setTime, span } from './dom.js';
+import { confirm, count, date, el, keyed, latency, rate, setAttr, setText, span } from './dom.js';
 
 // tile is one large number.
 export function tile(label) {
@@ -77,10 +77,11 @@ export class Overview {
   row(first) {
     const cells = columns.map(([name, kind]) => el('td', { class: kind, 'data-label': name }));
     const id = el('strong'), addr = el('span.sub'), own = el('span.tag', { title: 'The node that this page is from' }, 'this node');
-    const badge = el('span.badge'), drain = el('span.sub');
+    const version = el('span.cut'), badge = el('span.badge'), drain = el('span.sub');
     const button = el('button.small', { type: 'button', onclick: () => this.drain(this.overview.nodes.find(n => n.id === first.id)) }, 'Drain');
     cells[0].append(el('span.name', null, id, own), addr);
     cells[1].append(badge, drain);
+    cells[2].append(version);
     cells[11].append(button);
     const node = el('tr', null, ...cells);
     if (this.focus === first.id) {
@@ -95,11 +96,13 @@ export class Overview {
       badge.dataset.state = n.state;
       setText(drain, n.drain ? this.drainText(n.drain) : '');
       const there = n.state !== 'unreachable', started = date(n.started_at);
-      const texts = [n.version || '–', there && started ? span((date(this.overview.time) - started) / 1000) : '–', count(n.tunnels), count(n.endpoints), count(n.in_flight),
+      setText(version, n.version || '–');
+      setAttr(version, 'title', n.version);
+      const texts = [there && started ? span((date(this.overview.time) - started) / 1000) : '–', count(n.tunnels), count(n.endpoints), count(n.in_flight),
         rate(n.requests_per_second), rate(n.errors_per_second), latency(n.p50), latency(n.p99)];
-      texts.forEach((t, i) => setText(cells[i + 2], there ? t : '–'));
+      texts.forEach((t, i) => setText(cells[i + 3], there ? t : '–'));
       cells[8].classList.toggle('bad', there && n.errors_per_second > 0);
-      button.disabled = n.state !== 'active';
+      button.hidden = n.state !== 'active';
       setAttr(button, 'aria-label', 'Drain node ' + n.id);
     };
     return { node, update };

@@ -186,7 +186,9 @@ func (b *browser) open(t testing.TB, address string, width, height int) *tab {
 	b.mu.Lock()
 	b.tabs[p.session] = p
 	b.mu.Unlock()
-	t.Cleanup(func() { b.call("", "Target.disposeBrowserContext", object{"browserContextId": place.BrowserContextID}, nil) })
+	t.Cleanup(func() {
+		b.call("", "Target.disposeBrowserContext", object{"browserContextId": place.BrowserContextID}, nil)
+	})
 	for _, domain := range []string{"Page", "Runtime", "Network", "Log"} {
 		p.do(t, domain+".enable", nil)
 	}

@@ -140,18 +140,9 @@ func (x *exchange) send(target router.Target, out *http.Request) (*http.Response
 	}
 	x.call.answer()
 	if !down {
-		target.Succeeded()
+		x.praise(target)
 	}
 	return res, nil
-}
-
-// blame takes note that an exchange failed for a reason that lies with its target. Of what lies behind another node, that
-// node keeps account: one service that breaks off is no reason to avoid all others there.
-func (x *exchange) blame(target router.Target, err error) {
-	if target.Local != nil {
-		target.Failed(time.Now())
-		x.noteFailure(target, err)
-	}
 }
 
 // errServiceDown is what became of an attempt whose agent could not reach its service.

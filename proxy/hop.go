@@ -123,7 +123,7 @@ func (x *exchange) attemptsLeft() int {
 
 // lose takes note that a node could not be asked.
 func (x *exchange) lose(target router.Target) {
-	target.Failed(time.Now())
+	target.Node.Failed(time.Now())
 	x.attempt.lost, x.attempt.down = target, false
 }
 
@@ -172,6 +172,6 @@ func (x *exchange) judge(target router.Target, res *http.Response) (*http.Respon
 		return res, nil
 	}
 	_ = res.Body.Close()
-	target.Succeeded() // it did what it should
+	target.Node.Succeeded() // it did what it should
 	return nil, err
 }

@@ -129,6 +129,8 @@ type peerMetrics struct {
 	requests [hopResults]prometheus.Counter
 	misses   [4]prometheus.Counter
 	retries  prometheus.Counter
+
+	ejections prometheus.Counter
 }
 
 // newPeerMetrics registers the metrics; a nil reg leaves them unregistered.
@@ -147,11 +149,13 @@ func newPeerMetrics(reg prometheus.Registerer) (*peerMetrics, error) {
 		misses: missCounters(misses),
 		retries: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "piko_peer_retries_total", Help: "Requests of other nodes that were sent to another upstream here, since the one before had not executed them."}),
+		ejections: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "piko_peer_ejections_total", Help: "Times that an upstream was avoided for a while since requests of other nodes had failed with it."}),
 	}
 	if reg == nil {
 		return m, nil
 	}
-	for _, c := range []prometheus.Collector{m.inFlight, requests, misses, m.retries} {
+	for _, c := range []prometheus.Collector{m.inFlight, requests, misses, m.retries, m.ejections} {
 		if err := reg.Register(c); err != nil {
 			return nil, fmt.Errorf("register metrics: %w", err)
 		}

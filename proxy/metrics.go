@@ -20,6 +20,7 @@ type metrics struct {
 	bytesOut  prometheus.Histogram
 	retries   [retryKinds]prometheus.Counter
 	exhausted prometheus.Counter
+	ejections prometheus.Counter
 	lapsed    prometheus.Counter
 	tenants   *tenantMetrics
 	*hopMetrics
@@ -71,6 +72,8 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 			Name: "piko_proxy_response_size_bytes", Help: "Bytes of response bodies.", Buckets: sizes}),
 		exhausted: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "piko_proxy_retry_budget_exhausted_total", Help: "Requests that could have been tried again, had there not been too many of them."}),
+		ejections: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "piko_proxy_ejections_total", Help: "Times that an upstream, or another node for one endpoint, was avoided for a while since it had failed."}),
 		lapsed: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "piko_proxy_token_expiries_total", Help: "Requests and connections that were ended because the client's token expired while they were under way."}),
 		tenants: newTenantMetrics(),
@@ -82,7 +85,7 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 	if reg == nil {
 		return m, nil
 	}
-	for _, c := range append(hops, m.inFlight, m.requests, m.latency, m.bytesIn, m.bytesOut, retries, m.exhausted, m.lapsed, m.tenants.requests) {
+	for _, c := range append(hops, m.inFlight, m.requests, m.latency, m.bytesIn, m.bytesOut, retries, m.exhausted, m.ejections, m.lapsed, m.tenants.requests) {
 		if err := reg.Register(c); err != nil {
 			return nil, fmt.Errorf("register metrics: %w", err)
 		}

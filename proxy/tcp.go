@@ -67,7 +67,7 @@ func (x *exchange) serveTCP() {
 func (x *exchange) judgeStream(failed bool) {
 	switch {
 	case x.bytesOut > 0, x.err == nil:
-		x.target.Succeeded()
+		x.praise(x.target)
 	case failed && x.bytesIn == 0 && x.targetsFault(x.err):
 		x.blame(x.target, x.err)
 	}
@@ -128,7 +128,7 @@ func (x *exchange) openAt(ctx context.Context, target router.Target) (net.Conn, 
 	}
 	if target.Node != nil {
 		x.f.metrics.hopLatency.Observe(time.Since(start).Seconds())
-		target.Succeeded() // it did what it should
+		target.Node.Succeeded() // it did what it should
 	}
 	return conn, nil
 }
@@ -141,7 +141,7 @@ func (x *exchange) openFailed(target router.Target, err error) {
 	switch {
 	case missed:
 		x.missed(target, miss)
-		target.Succeeded()
+		target.Node.Succeeded()
 	case !x.targetsFault(err):
 	case target.Node != nil:
 		x.lose(target)

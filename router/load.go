@@ -27,7 +27,8 @@ func (l *load) inFlight() int { return int(max(l.n.Load(), 0)) }
 // million of them, few of which are ever used: it is not padded.
 type remoteState struct {
 	load
-	missed missed
+	missed  missed
+	ejected ejection // of what lies behind the node
 }
 
 // missTime is how long a node is left out for an endpoint that it said it cannot
@@ -78,27 +79,29 @@ const (
 
 // failed ejects the candidate. A failure while it is ejected already belongs to
 // the same incident: requests in flight fail together, and must not double the
-// time with each.
-func (e *ejection) failed(now time.Time) {
+// time with each. It reports whether this one did eject it, and the failures in
+// a row, up to maxFailures.
+func (e *ejection) failed(now time.Time) (ejected bool, failures int) {
 	for {
 		old := e.word.Load()
 		if ejectedAt(old, now) {
-			return
+			return false, int(old & maxFailures)
 		}
-		failures := min(int(old&maxFailures)+1, maxFailures)
+		failures = min(int(old&maxFailures)+1, maxFailures)
 		until := now.Add(ejectionTime(failures)).UnixMicro()
 		if e.word.CompareAndSwap(old, uint64(until)<<failureBits|uint64(failures)) {
-			return
+			return true, failures
 		}
 	}
 }
 
 // succeeded writes only if there is something to forget: it is called for
-// every request.
-func (e *ejection) succeeded() {
-	if e.word.Load() != 0 {
-		e.word.Store(0)
+// every request. It returns the failures that it forgot.
+func (e *ejection) succeeded() (failures int) {
+	if e.word.Load() == 0 {
+		return 0
 	}
+	return int(e.word.Swap(0) & maxFailures)
 }
 
 func (e *ejection) at(now time.Time) bool {

@@ -66,13 +66,15 @@ func TestObserve(t *testing.T) {
 	b.SetWeight(50)
 	table.Reweigh("one")
 	removeA()
+	b.SetWeight(2) // a little is more than nothing, also where it travels in classes
+	table.Reweigh("one")
 	b.SetWeight(0)
 	table.Reweigh("one")
 	table.SetNode(newNode("node"), map[string]int{"one": 100}) // which is not ours
 	removeB()
 	removeB()
 	table.Reweigh("nothing")
-	want := []string{"one 100", "one 200", "one 150", "one 50", "one 1", "one 0", "nothing 0"}
+	want := []string{"one 100", "one 200", "one 150", "one 50", "one 5", "one 1", "one 0", "nothing 0"}
 	if !slices.Equal(got, want) {
 		t.Errorf("observed %q, want %q", got, want)
 	}

@@ -15,7 +15,8 @@ type Route struct {
 // Remote is a node that serves the endpoint.
 type Remote struct {
 	Node *Node
-	// Weight is the sum of the weights of the upstreams there: 100 for one.
+	// Weight is the sum of the weights of the upstreams there: 100 for one, and 1
+	// if none of them is healthy.
 	Weight int
 
 	state *remoteState // of this endpoint there
@@ -128,8 +129,10 @@ func (p *picker) remoteRank(r Remote) rank {
 	switch {
 	case n.dead.Load() || p.tried.hasNode(n) || r.state.missed.at(p.now):
 		return out
-	case n.ejected.at(p.now):
+	case n.ejected.at(p.now) || r.state.ejected.at(p.now):
 		return ejected
+	case r.Weight <= unhealthyWeight:
+		return unhealthy
 	case n.draining.Load():
 		return draining
 	}

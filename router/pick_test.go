@@ -84,6 +84,10 @@ func setNode(r *Remote, state string) {
 		r.Node.SetAlive(false)
 	case state == "ejected":
 		r.Node.Failed(noon)
+	case state == "failing":
+		r.target().Failed(noon)
+	case state == "unhealthy":
+		r.Weight = unhealthyWeight
 	default:
 		panic(state)
 	}
@@ -130,6 +134,11 @@ func TestPick(t *testing.T) {
 		{"unhealthy before ejected", "a:weight=0 b:ejected", "", "a"},
 		{"a draining node before an ejected local", "a:ejected node1:draining", "", "node1"},
 		{"an ejected node last", "node1:ejected node2:busy=9", "", "node2"},
+		{"a node with a failing service last", "node1:failing node2:busy=9", "", "node2"},
+		{"a node without a healthy upstream last", "node1:unhealthy node2:busy=9", "", "node2"},
+		{"a healthy local before such a node", "a:busy=9 node1:unhealthy", "", "a"},
+		{"a healthy node before an unhealthy local", "a:weight=0 node1:busy=9", "", "node1"},
+		{"all unhealthy anywhere still has one", "a:weight=0 node1:unhealthy", "", "a"},
 		{"all ejected still has one", "a:ejected b:ejected node1:ejected", "", "a b"},
 		{"all draining still has one", "a:draining node1:draining", "", "a"},
 		{"all unhealthy still has one", "a:weight=0 b:weight=0", "", "a b"},

@@ -93,8 +93,16 @@ func (r *Route) withRemote(n *Node, weight int) *Route {
 	return next.orNil()
 }
 
-// localWeight is the sum of the weights of the local upstreams, at least 1 if
-// there is one.
+// What a node says of an endpoint none of whose upstreams there is healthy, and
+// the least that it says of any other: weights travel in classes, so that there
+// has to be some distance.
+const (
+	unhealthyWeight = 1
+	leastHealthy    = 5
+)
+
+// localWeight is the sum of the weights of the local upstreams; unhealthyWeight
+// if there are some and none of them is healthy.
 func (r *Route) localWeight() int {
 	if r.locals() == 0 {
 		return 0
@@ -103,5 +111,8 @@ func (r *Route) localWeight() int {
 	for _, l := range r.Locals {
 		sum += int(l.weight.Load())
 	}
-	return max(sum, 1)
+	if sum == 0 {
+		return unhealthyWeight
+	}
+	return max(sum, leastHealthy)
 }

@@ -72,8 +72,11 @@ func (l *Local) Upstream() Upstream { return l.upstream }
 // itself. With 0 it is unhealthy and the last resort. Other values are clamped.
 func (l *Local) SetWeight(w int) { l.weight.Store(int32(min(max(w, 0), maxWeight))) }
 
-// Weight is what SetWeight said last; 100 at first.
+// Weight is what SetWeight said last, 100 for a new candidate.
 func (l *Local) Weight() int { return int(l.weight.Load()) }
+
+// Ejected reports whether the candidate is avoided at present because it failed.
+func (l *Local) Ejected(now time.Time) bool { return l.ejected.at(now) }
 
 // SetDraining makes the candidate a last resort, or takes that back.
 func (l *Local) SetDraining(draining bool) { l.draining.Store(draining) }
@@ -102,10 +105,14 @@ func (l *Local) InFlight() int { return l.load.inFlight() }
 
 // Failed says that the candidate itself failed, not the request: it is avoided
 // for 100 ms, and each further failure after that doubles the time, up to 10 s.
-func (l *Local) Failed(now time.Time) { l.ejected.failed(now) }
+// It reports whether the candidate was not avoided until now, and how often it
+// has failed in a row, as far as that is counted. As long as there is no better
+// candidate it is picked nevertheless.
+func (l *Local) Failed(now time.Time) (ejected bool, failures int) { return l.ejected.failed(now) }
 
-// Succeeded ends the effect of earlier failures.
-func (l *Local) Succeeded() { l.ejected.succeeded() }
+// Succeeded ends the effect of earlier failures, and returns how many there were
+// in a row.
+func (l *Local) Succeeded() (failures int) { return l.ejected.succeeded() }
 
 // Node is another node of the cluster as a candidate for all endpoints that it
 // serves. All methods may be called by any goroutine at any time.
@@ -147,7 +154,7 @@ func (n *Node) SetDraining(draining bool) { n.draining.Store(draining) }
 func (n *Node) Draining() bool { return n.draining.Load() }
 
 // Failed is Local.Failed for a node.
-func (n *Node) Failed(now time.Time) { n.ejected.failed(now) }
+func (n *Node) Failed(now time.Time) (ejected bool, failures int) { return n.ejected.failed(now) }
 
 // Succeeded is Local.Succeeded for a node.
 func (n *Node) Succeeded() { n.ejected.succeeded() }
@@ -186,22 +193,25 @@ func (t Target) Begin() (ok bool) {
 // End undoes one Begin.
 func (t Target) End() { t.counter().end() }
 
-// Failed says that the target itself failed, not the request.
-func (t Target) Failed(now time.Time) {
+// Failed says that an exchange failed for a reason that lies with the target or
+// behind it, and not with the request. Of a node that is about the one endpoint:
+// a service that is down is no reason to avoid all others there, see Node.Failed.
+// What it returns is that of Local.Failed.
+func (t Target) Failed(now time.Time) (ejected bool, failures int) {
 	if t.Local != nil {
-		t.Local.Failed(now)
-		return
+		return t.Local.Failed(now)
 	}
-	t.Node.Failed(now)
+	return t.remote.ejected.failed(now)
 }
 
-// Succeeded ends the effect of earlier failures.
-func (t Target) Succeeded() {
+// Succeeded ends the effect of earlier failures, of a node's for all endpoints. It
+// returns how many there were in a row, without those of the node itself.
+func (t Target) Succeeded() (failures int) {
 	if t.Local != nil {
-		t.Local.Succeeded()
-		return
+		return t.Local.Succeeded()
 	}
 	t.Node.Succeeded()
+	return t.remote.ejected.succeeded()
 }
 
 func (t Target) counter() *load {

@@ -84,7 +84,7 @@ func (t *Table) Add(endpoint string, l *Local) (remove func()) {
 }
 
 // Observe has f told of what this node's own tunnels serve: each endpoint with
-// the sum of their weights (see Local.SetWeight), at least 1 while there is one,
+// the sum of their weights (see Local.SetWeight), 1 while none of them is healthy,
 // and 0 when there is none any more. What f is told of one endpoint is in order.
 // It is called with a lock of the table held: it must be fast and not call the
 // table. Observe is called before the table is used.

@@ -21,10 +21,11 @@ type Status struct {
 	InFlight int       // requests that have begun and not ended
 	Control  bool      // whether it can be asked to move; not if it is of v0.9.0
 	Draining bool      // a last resort: the node drains, or a newer tunnel replaces it
+	Weight   int       // of the traffic that the upstream wants, 0 to 100; 0 is unhealthy
+	Ejected  bool      // avoided at present since it failed
 	Leaving  bool      // takes no request any more, and ends its last streams
 	Version  string    // of the upstream's piko; "" if it did not say
 	Features []string  // what both sides speak
-	Weight   int       // 0 to 100
 
 	Requests          uint64   // that were sent to it, connections included
 	Failed            uint64   // of those, as far as it was the upstream's or its service's fault
@@ -68,10 +69,11 @@ func (u *upstream) status() (st Status, ok bool) {
 		InFlight: u.local.InFlight(),
 		Control:  sess.HasControl(),
 		Draining: u.local.Draining(),
+		Weight:   u.local.Weight(),
+		Ejected:  u.local.Ejected(time.Now()),
 		Leaving:  leaving,
 		Version:  sess.Peer().Version,
 		Features: sess.Peer().Features,
-		Weight:   u.local.Weight(),
 
 		Requests:    u.account.requests.Load(),
 		Failed:      u.account.failed.Load(),

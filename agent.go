@@ -37,6 +37,7 @@ Examples:
   piko agent http my-endpoint 10.0.0.5:8080 --connect.url https://piko.example.com:8001
   piko agent http my-endpoint https://intranet/app --access-log.disable
   piko agent http my-endpoint grpc://10.0.0.5:50051
+  piko agent http my-endpoint 3000 --health-check.type http --health-check.path /healthz
   piko agent http my-endpoint 3000 --connect.url http://node-1:8001 --connect.url http://node-2:8001
   piko agent http my-endpoint 3000 --connect.token-file /run/secrets/piko-token
   piko agent http my-endpoint 3000 --connect.token-command 'vault read -field=token piko/creds/agent'
@@ -65,6 +66,7 @@ with agent.yaml:
       addr: https://10.0.0.5/api
       timeout: 5s
       access_log: {disable: true}
+      health_check: {type: http, path: /healthz}
       http_client: {idle_conn_timeout: 60s}
       tls: {root_cas: /etc/ssl/internal.pem}
     - endpoint_id: my-database

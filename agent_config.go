@@ -107,6 +107,8 @@ type listenerOptions struct {
 	Timeout    time.Duration    `default:"10s" group:"Service" help:"How long connecting to the service may take. How long it may take to answer is the server's --proxy.timeout."`
 	HTTPClient httpClientConfig `embed:"" prefix:"http-client." group:"Service"`
 
+	HealthCheck healthCheckConfig `embed:"" prefix:"health-check." group:"Health checks of the service"`
+
 	UpstreamProtocol string `default:"auto" enum:"auto,http1,h2" group:"Service" help:"How the service is spoken to. auto is HTTP/1.1, and HTTP/2 for gRPC and streams that go both ways, if the service speaks it."` // http only
 }
 
@@ -172,6 +174,9 @@ func (o *listenerOptions) check(prefix, dash string) error {
 	if o.Timeout == 0 {
 		return fmt.Errorf("%stimeout: 0s leaves no time to connect to the service; use a second or more", prefix)
 	}
+	if err := o.HealthCheck.check(prefix + "health" + dash + "check."); err != nil {
+		return err
+	}
 	return o.AccessLog.check(prefix+"access"+dash+"log.", dash)
 }
 
@@ -190,6 +195,7 @@ func (l *listenerConfig) listener() agent.Listener {
 		Protocol:    l.Protocol,
 		Addr:        l.Addr,
 		AccessLog:   l.AccessLog.accessLog(),
+		HealthCheck: l.HealthCheck.healthCheck(),
 		DialTimeout: l.Timeout,
 		KeepAlive:   zeroIsOff(l.HTTPClient.KeepAliveTimeout),
 		IdleTimeout: zeroIsOff(l.HTTPClient.IdleConnTimeout),

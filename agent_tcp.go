@@ -14,6 +14,7 @@ type agentTCPCmd struct {
 
 	AccessLog     tcpAccessLogConfig `embed:"" prefix:"access-log." group:"Access log"`
 	Timeout       time.Duration      `default:"10s" group:"Service" help:"How long connecting to the service may take."`
+	HealthCheck   healthCheckConfig  `embed:"" prefix:"health-check." group:"Health checks of the service"`
 	ProxyProtocol string             `default:"off" enum:"off,v1,v2" group:"Service" help:"Tell the service the client's address in a header of the PROXY protocol before the first byte: v1 or v2. The service must expect it. A client that the server does not name, as one of v0.9.0, is UNKNOWN in v1 and LOCAL in v2."`
 }
 
@@ -33,6 +34,7 @@ piko forward tcp, or the SDK's Dial.
 Examples:
   piko agent tcp my-database 5432
   piko agent tcp my-ssh 10.0.0.5:22 --connect.url https://piko.example.com:8001
+  piko agent tcp my-database 5432 --health-check.type tcp
   piko agent tcp my-web 8443 --proxy-protocol v2
   PIKO_CONNECT_TOKEN=$(cat token) piko agent tcp my-redis 6379 --access-log.disable
 
@@ -65,7 +67,7 @@ func (c *agentTCPCmd) configure(a *agentCmd) error {
 		return &usageError{err: fmt.Errorf("<endpoint>: %w", endpointError(c.Endpoint, err))}
 	}
 	l := listenerConfig{EndpointID: c.Endpoint, Addr: c.Addr, Protocol: "tcp", ProxyProtocol: c.ProxyProtocol}
-	l.Timeout = c.Timeout
+	l.Timeout, l.HealthCheck = c.Timeout, c.HealthCheck
 	l.AccessLog.Level, l.AccessLog.Disable = c.AccessLog.Level, c.AccessLog.Disable
 	if err := l.listenerOptions.check("--", "-"); err != nil {
 		return &usageError{err: err}

@@ -108,6 +108,10 @@ type Listener struct {
 	// node does not name is UNKNOWN (v1) or LOCAL (v2).
 	ProxyProtocol string
 
+	// HealthCheck says how to find out whether the service works. Without a Type
+	// nobody asks.
+	HealthCheck HealthCheck
+
 	// AccessLog says what is logged of each request.
 	AccessLog accesslog.Config
 

@@ -35,6 +35,8 @@ type tunnels interface {
 	// Shutdown tells the node to choose others and goes on accepting the
 	// streams that are under way, until none is left or ctx ends.
 	Shutdown(ctx context.Context) error
+	// SetWeight tells the nodes how much of the traffic to send here, 0 to 100.
+	SetWeight(w int)
 }
 
 // listener serves one endpoint and forwards to one service. Its file
@@ -48,6 +50,7 @@ type listener struct {
 	log            *slog.Logger
 	metrics        *listenerMetrics
 	access         *accesslog.Logger // nil is off
+	check          *checker          // of the service's health; nil is none
 	connectTimeout time.Duration
 	listen         func(context.Context) (tunnels, error)
 
@@ -64,6 +67,16 @@ type listener struct {
 
 // newListener checks lc; the caller sets listen.
 func newListener(cfg *Config, lc Listener, log *slog.Logger, m *metrics, access io.Writer) (*listener, error) {
+	l, err := newListenerOf(cfg, lc, log, m, access)
+	if err != nil || lc.HealthCheck.Type == "" {
+		return l, err
+	}
+	l.check, err = newChecker(&l.cfg, l.service, l.log, m.health.listener(l.cfg.Endpoint))
+	return l, err
+}
+
+// newListenerOf is newListener without what is the same for all protocols.
+func newListenerOf(cfg *Config, lc Listener, log *slog.Logger, m *metrics, access io.Writer) (*listener, error) {
 	endpoint, err := tunnel.ParseEndpoint(lc.Endpoint)
 	if err != nil {
 		return nil, err
@@ -101,12 +114,23 @@ func (l *listener) run(ctx context.Context, grace time.Duration) error {
 	if l.upstream != nil {
 		defer l.upstream.close()
 	}
+	if l.check != nil {
+		defer l.check.start(ctx)()
+		select {
+		case <-l.check.opened:
+		case <-ctx.Done():
+			return nil
+		}
+	}
 	ln, err := l.connect(ctx)
 	if err != nil {
 		if ctx.Err() != nil {
 			return nil
 		}
 		return err // names the endpoint
+	}
+	if l.check != nil {
+		l.check.attach(ln.SetWeight)
 	}
 	// Requests outlive ctx by the grace period.
 	requests, cut := context.WithCancelCause(context.WithoutCancel(ctx))

@@ -91,6 +91,7 @@ func (n *fakeNode) Accept() (net.Conn, error) {
 
 func (n *fakeNode) Addr() net.Addr { return n.ln.Addr() }
 func (n *fakeNode) Close() error   { return n.ln.Close() }
+func (n *fakeNode) SetWeight(int)  {}
 
 func (n *fakeNode) Shutdown(ctx context.Context) error {
 	n.client.CloseIdleConnections()

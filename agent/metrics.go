@@ -3,6 +3,7 @@ package agent
 import (
 	"fmt"
 	"net/http"
+	"slices"
 	"strconv"
 	"sync/atomic"
 	"time"
@@ -24,6 +25,7 @@ type metrics struct {
 	connects  *prometheus.CounterVec   // endpoint
 	cut       *prometheus.CounterVec   // endpoint
 	tcp       *tcpMetrics
+	health    *checksMetrics
 }
 
 // newMetrics registers the agent's metrics; a nil reg leaves them unregistered.
@@ -51,13 +53,13 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 			Name: "piko_agent_listener_connects_total", Help: "Tunnels that listeners have opened to nodes, the first ones included."}, byEndpoint),
 		cut: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "piko_agent_requests_cut_total", Help: "Requests, upgraded and TCP connections that were cut when the grace period was over."}, byEndpoint),
-		tcp: newTCPMetrics(),
+		tcp: newTCPMetrics(), health: newChecksMetrics(),
 	}
 	if reg == nil {
 		return m, nil
 	}
 	collectors := []prometheus.Collector{m.inFlight, m.requests, m.latency, m.bytesIn, m.bytesOut, m.connected, m.tunnels, m.connects, m.cut}
-	for _, c := range append(collectors, m.tcp.collectors()...) {
+	for _, c := range slices.Concat(collectors, m.tcp.collectors(), m.health.collectors()) {
 		if err := reg.Register(c); err != nil {
 			return nil, fmt.Errorf("register metrics: %w", err)
 		}

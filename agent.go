@@ -34,6 +34,7 @@ func (agentHTTPCmd) Help() string {
 	return `
 Examples:
   piko agent http my-endpoint 3000
+  piko agent http my-endpoint 3000 --inspect       # requests at http://127.0.0.1:4040
   piko agent http my-endpoint 10.0.0.5:8080 --connect.url https://piko.example.com:8001
   piko agent http my-endpoint https://intranet/app --access-log.disable
   piko agent http my-endpoint grpc://10.0.0.5:50051
@@ -183,6 +184,9 @@ func (c *agentConfig) build() (agentParts, error) {
 	if _, err := agent.New(parts.agent, &parts.client, nil, nil, nil); err != nil {
 		return agentParts{}, &usageError{err: err}
 	}
+	if err := c.Inspect.check(parts.agent.Listeners); err != nil {
+		return agentParts{}, &usageError{err: err}
+	}
 	return parts, nil
 }
 
@@ -201,6 +205,10 @@ func (a *agentCmd) run(p *process) error {
 	parts.agent.TCPLog = subsystem(root, "proxy.tcp")
 	parts.client.Logger = subsystem(root, "client")
 	registry := newRegistry()
+	inspector, err := a.openInspector(&parts.agent, subsystem(root, "inspect"), registry)
+	if err != nil {
+		return err
+	}
 	expiry := parts.expiry(log)
 	registry.MustRegister(append(p.collectors, expiry)...)
 	ag, err := agent.New(parts.agent, &parts.client, subsystem(root, "proxy.http"), registry, p.logWriter())
@@ -212,6 +220,9 @@ func (a *agentCmd) run(p *process) error {
 	defer running.Wait()
 	defer cancel(nil)
 	running.Go(func() { _ = expiry.Run(ctx) })
+	if inspector != nil {
+		running.Go(func() { cancel(inspector.run(ctx)) })
+	}
 	if a.Server.Enabled {
 		serverLog := subsystem(root, "server")
 		metrics, err := openPort("--server.bind-addr", a.Server.BindAddr, newHTTPServer(agent.MetricsHandler(registry), serverLog),

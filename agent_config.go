@@ -17,6 +17,7 @@ import (
 type agentConfig struct {
 	Connect connectConfig     `embed:"" prefix:"connect." group:"Server to connect to"`
 	Server  agentServerConfig `embed:"" prefix:"server." group:"Metrics"`
+	Inspect inspectConfig     `embed:"" group:"Inspector"`
 	Log     logConfig         `embed:"" prefix:"log." group:"Log"`
 	Config  configFlags       `embed:"" prefix:"config."`
 

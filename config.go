@@ -42,13 +42,22 @@ const flagOnly = "flagonly"
 // single value.
 const listTag = "list"
 
+// fileKeyTag is the tag of flags whose key in the file is another: one that is a
+// section's switch.
+const fileKeyTag = "filekey"
+
 // envName is the environment variable of a flag.
 func envName(flag *kong.Flag) string {
 	return envPrefix + strings.ToUpper(strings.NewReplacer(".", "_", "-", "_").Replace(flag.Name))
 }
 
 // fileKey is the key of a flag in the file, with dots between the levels.
-func fileKey(flag *kong.Flag) string { return strings.ReplaceAll(flag.Name, "-", "_") }
+func fileKey(flag *kong.Flag) string {
+	if key := flag.Tag.Get(fileKeyTag); key != "" {
+		return key
+	}
+	return strings.ReplaceAll(flag.Name, "-", "_")
+}
 
 // fileSections is a command whose file has keys that are no flags.
 type fileSections interface {

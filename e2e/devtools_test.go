@@ -172,6 +172,14 @@ func (b *browser) call(session, method string, params object, result any) error 
 // open shows a page in a tab that shares nothing with others.
 func (b *browser) open(t testing.TB, address string, width, height int) *tab {
 	t.Helper()
+	p := b.blank(t, width, height)
+	p.do(t, "Page.navigate", object{"url": address})
+	return p
+}
+
+// blank is a tab that shows nothing yet.
+func (b *browser) blank(t testing.TB, width, height int) *tab {
+	t.Helper()
 	var place struct{ BrowserContextID, TargetID, SessionID string }
 	if err := b.call("", "Target.createBrowserContext", object{}, &place); err != nil {
 		t.Fatal(err)
@@ -193,7 +201,6 @@ func (b *browser) open(t testing.TB, address string, width, height int) *tab {
 		p.do(t, domain+".enable", nil)
 	}
 	p.size(t, width, height)
-	p.do(t, "Page.navigate", object{"url": address})
 	return p
 }
 

@@ -6,18 +6,19 @@ import (
 	"cmp"
 	"encoding/json"
 	"fmt"
-	"io"
 	"net/http"
 	"net/http/httptest"
 	"slices"
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"piko/admin"
 	adminpage "piko/admin/page"
+	"piko/fault"
 )
 
 // evil is a text that would be an image, and then a script, if it ever became HTML.
@@ -30,14 +31,19 @@ type pageFake struct {
 	endpoints []admin.Endpoint // sorted by name; not changed
 	began     time.Time
 
+	token string      // "" asks for none
+	mute  atomic.Bool // streams stay open and say nothing
+
 	mu     sync.Mutex
-	posts  []string // paths of what was posted
-	silent chan struct{}
+	posts  []string                    // paths of what was posted
+	asked  int                         // streams that were opened
+	cut    chan struct{}               // closed to end the streams, and replaced
+	sorted map[string][]admin.Endpoint // by ?sort= and ?order=
 }
 
-func startPageFake(t testing.TB, endpoints int) *pageFake {
+func startPageFake(t testing.TB, endpoints int, token string) *pageFake {
 	t.Helper()
-	f := &pageFake{began: time.Now(), silent: make(chan struct{})}
+	f := &pageFake{began: time.Now(), token: token, cut: make(chan struct{}), sorted: map[string][]admin.Endpoint{}}
 	for i := range endpoints {
 		f.endpoints = append(f.endpoints, fakeEndpoint(i))
 	}
@@ -57,12 +63,45 @@ func startPageFake(t testing.TB, endpoints int) *pageFake {
 		f.posts = append(f.posts, r.URL.String())
 		w.WriteHeader(http.StatusAccepted)
 	})
-	f.Server = httptest.NewServer(mux)
+	f.Server = httptest.NewServer(f.gate(mux))
 	t.Cleanup(func() {
 		f.CloseClientConnections()
 		f.Close()
 	})
 	return f
+}
+
+// gate is what the page meets on a port with tokens.
+func (f *pageFake) gate(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if strings.HasPrefix(r.URL.Path, "/status/") && f.token != "" && r.Header.Get("Authorization") != "Bearer "+f.token {
+			fault.Write(w, r, fault.InvalidToken)
+			return
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
+// posted is what was posted so far.
+func (f *pageFake) posted() string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return strings.Join(f.posts, " ")
+}
+
+// streams is how many streams were opened so far.
+func (f *pageFake) streams() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.asked
+}
+
+// hangUp ends all streams.
+func (f *pageFake) hangUp() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	close(f.cut)
+	f.cut = make(chan struct{})
 }
 
 func fakeEndpoint(i int) admin.Endpoint {
@@ -99,10 +138,24 @@ func (f *pageFake) overview() admin.Overview {
 // list is /status/endpoints.
 func (f *pageFake) list(w http.ResponseWriter, r *http.Request) {
 	q := r.URL.Query()
-	found := slices.DeleteFunc(slices.Clone(f.endpoints), func(e admin.Endpoint) bool { return !strings.Contains(e.Endpoint, q.Get("search")) })
-	slices.SortStableFunc(found, func(a, b admin.Endpoint) int {
+	found := slices.DeleteFunc(slices.Clone(f.sort(q.Get("sort"), q.Get("order"))), func(e admin.Endpoint) bool { return !strings.Contains(e.Endpoint, q.Get("search")) })
+	offset, _ := strconv.Atoi(q.Get("offset"))
+	limit, _ := strconv.Atoi(q.Get("limit"))
+	offset = min(offset, len(found))
+	json.NewEncoder(w).Encode(admin.EndpointList{Total: len(f.endpoints), Matched: len(found), Endpoints: found[offset:min(offset+limit, len(found))], Partial: []admin.Partial{}})
+}
+
+// sort remembers what it has sorted: this is about the page's time, not the node's.
+func (f *pageFake) sort(by, order string) []admin.Endpoint {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if list, ok := f.sorted[by+order]; ok {
+		return list
+	}
+	list := slices.Clone(f.endpoints)
+	slices.SortStableFunc(list, func(a, b admin.Endpoint) int {
 		c := 0
-		switch q.Get("sort") {
+		switch by {
 		case "rps":
 			c = cmp.Compare(a.RequestsPerSecond, b.RequestsPerSecond)
 		case "errors":
@@ -114,15 +167,13 @@ func (f *pageFake) list(w http.ResponseWriter, r *http.Request) {
 		default:
 			c = cmp.Compare(a.Endpoint, b.Endpoint)
 		}
-		if q.Get("order") == "desc" {
+		if order == "desc" {
 			c = -c
 		}
 		return c
 	})
-	offset, _ := strconv.Atoi(q.Get("offset"))
-	limit, _ := strconv.Atoi(q.Get("limit"))
-	offset = min(offset, len(found))
-	json.NewEncoder(w).Encode(admin.EndpointList{Total: len(f.endpoints), Matched: len(found), Endpoints: found[offset:min(offset+limit, len(found))], Partial: []admin.Partial{}})
+	f.sorted[by+order] = list
+	return list
 }
 
 func (f *pageFake) detail(name string) admin.EndpointDetail {
@@ -169,6 +220,10 @@ func (f *pageFake) detail(name string) admin.EndpointDetail {
 // live sends an overview, and a detail if asked for, five times a second.
 func (f *pageFake) live(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Content-Type", "text/event-stream")
+	f.mu.Lock()
+	f.asked++
+	cut := f.cut
+	f.mu.Unlock()
 	tick := time.NewTicker(200 * time.Millisecond)
 	defer tick.Stop()
 	send := func(event string, v any) {
@@ -176,9 +231,11 @@ func (f *pageFake) live(w http.ResponseWriter, r *http.Request) {
 		fmt.Fprintf(w, "event: %s\ndata: %s\n\n", event, data)
 	}
 	for {
-		send("overview", f.overview())
-		if name := r.URL.Query().Get("endpoint"); name != "" {
-			send("endpoint", f.detail(name))
+		if !f.mute.Load() {
+			send("overview", f.overview())
+			if name := r.URL.Query().Get("endpoint"); name != "" {
+				send("endpoint", f.detail(name))
+			}
 		}
 		if http.NewResponseController(w).Flush() != nil {
 			return
@@ -187,8 +244,7 @@ func (f *pageFake) live(w http.ResponseWriter, r *http.Request) {
 		case <-tick.C:
 		case <-r.Context().Done():
 			return
-		case <-f.silent:
-			io.WriteString(w, ": bye\n\n")
+		case <-cut:
 			return
 		}
 	}

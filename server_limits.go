@@ -14,6 +14,7 @@ import (
 
 	"piko/limit"
 	"piko/tunnel"
+	"piko/upstreamconn"
 )
 
 // limitsConfig is the proxy.limits.* section.
@@ -57,6 +58,39 @@ func (s *server) newLimits(log *slog.Logger, registry prometheus.Registerer) (er
 	}
 	s.limits, err = limit.NewRequests(cfg.limits(), s.memory.Short, registry)
 	return err
+}
+
+// prepareLimits prepares the limits of requests and of tunnels. What is over a new limit already goes on.
+func (s *server) prepareLimits(next *serverConfig) (part reloadPart, err error) {
+	was, now := &s.was().Proxy.Limits, &next.Proxy.Limits
+	tunnelsWas, tunnels := &s.was().Upstream.Limits, &next.Upstream.Limits
+	for _, l := range []struct {
+		name    string
+		changed bool
+	}{
+		{"proxy.limits.requests", was.Requests != now.Requests},
+		{"proxy.limits.requests-per-tunnel", was.RequestsPerTunnel != now.RequestsPerTunnel},
+		{"proxy.limits.requests-per-endpoint", was.RequestsPerEndpoint != now.RequestsPerEndpoint},
+		{"proxy.limits.requests-per-tenant", was.RequestsPerTenant != now.RequestsPerTenant},
+		{"proxy.limits.rate-per-endpoint", was.RatePerEndpoint != now.RatePerEndpoint},
+		{"proxy.limits.burst-per-endpoint", was.BurstPerEndpoint != now.BurstPerEndpoint},
+		{"proxy.limits.rate-per-tenant", was.RatePerTenant != now.RatePerTenant},
+		{"proxy.limits.burst-per-tenant", was.BurstPerTenant != now.BurstPerTenant},
+		{"upstream.limits.tunnels", tunnelsWas.Tunnels != tunnels.Tunnels},
+		{"upstream.limits.tunnels-per-endpoint", tunnelsWas.TunnelsPerEndpoint != tunnels.TunnelsPerEndpoint},
+		{"upstream.limits.tunnels-per-token", tunnelsWas.TunnelsPerToken != tunnels.TunnelsPerToken},
+	} {
+		if l.changed {
+			part.applied = append(part.applied, l.name)
+		}
+	}
+	if len(part.applied) > 0 {
+		part.commit = func() {
+			s.limits.Set(now.limits())
+			s.upstreams.SetLimits(upstreamconn.Limits(*tunnels), now.RequestsPerTunnel)
+		}
+	}
+	return part, nil
 }
 
 // minBuffers are 32 windows.

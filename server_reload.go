@@ -37,6 +37,7 @@ func (s *server) prepare(next serverConfig) (commit func(), applied []string, er
 		s.prepareAuth,
 		s.prepareRouting,
 		s.prepareLists,
+		s.prepareLimits,
 	} {
 		part, err := prepare(&next)
 		errs = append(errs, err)

@@ -337,3 +337,25 @@ func BenchmarkBegin(b *testing.B) {
 		})
 	}
 }
+
+// TestRateIsReplaced: what is owed to a rate is not owed to a higher one that takes its place.
+func TestRateIsReplaced(t *testing.T) {
+	for name, of := range map[string]func(Rate) Limits{
+		"endpoint": func(r Rate) Limits { return Limits{EndpointRate: r} },
+		"tenant":   func(r Rate) Limits { return Limits{TenantRate: r} },
+	} {
+		r := newRequests(t, of(Rate{PerSecond: 1.0 / 3600}), nil)
+		take := func(at time.Duration) bool {
+			p, err := r.Begin(r.noon(at), "a", "a/e")
+			p.End()
+			return err == nil
+		}
+		if got := [2]bool{take(0), take(time.Second)}; got != [2]bool{true, false} {
+			t.Errorf("%s, one an hour: %v", name, got)
+		}
+		r.Set(of(Rate{PerSecond: 1}))
+		if got := [3]bool{take(2 * time.Second), take(2 * time.Second), take(3 * time.Second)}; got != [3]bool{true, false, true} {
+			t.Errorf("%s, one a second: %v", name, got)
+		}
+	}
+}

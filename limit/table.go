@@ -51,6 +51,9 @@ func (e *entry) take(r rule, now int64) (after time.Duration, ok bool) {
 	for {
 		old := e.next.Load()
 		next := max(old, now)
+		if next-now > r.burst+r.interval { // owed to a stricter rule, which is in force no more
+			next = now + r.burst
+		}
 		if next-now > r.burst {
 			return time.Duration(next - now - r.burst), false
 		}

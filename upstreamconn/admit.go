@@ -39,7 +39,7 @@ func (s *Server) admit(r *http.Request, hello tunnel.Hello) (*upstream, error) {
 	// The name is a part of the request line, which should not be kept for
 	// the life of a tunnel.
 	name := strings.Clone(tunnel.JoinName(tenant, endpoint))
-	if err := s.places.take(s.Limits, name, bearer.Grant.ID()); err != nil {
+	if err := s.places.take(name, bearer.Grant.ID()); err != nil {
 		return nil, err
 	}
 	u := newUpstream(s, instance{name, hello.Instance})

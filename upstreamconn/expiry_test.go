@@ -76,7 +76,7 @@ func (b *bubble) join(t *testing.T, tenant, endpoint, token string) *peer {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := b.places.take(b.Limits, endpoint, grant.ID()); err != nil {
+	if err := b.places.take(endpoint, grant.ID()); err != nil {
 		t.Fatal(err)
 	}
 	p := &peer{drains: make(chan string, 10)}
@@ -452,7 +452,7 @@ func TestTokenWaitsForTheKeys(t *testing.T) {
 
 	ours, theirs := net.Pipe()
 	u := newUpstream(n.Server, instance{"endpoint", ""})
-	if err := n.places.take(n.Limits, "endpoint", ""); err != nil {
+	if err := n.places.take("endpoint", ""); err != nil {
 		t.Fatal(err)
 	}
 	n.registry.add(u)

@@ -20,20 +20,36 @@ type Limits struct {
 // one, and here one is free when somebody has left.
 const fullRetry = 5 * time.Second
 
+// SetLimits replaces Limits and MaxRequests. No tunnel ends for it and no
+// request: those that are there count for the new limits too.
+func (s *Server) SetLimits(l Limits, maxRequests int) {
+	s.init()
+	s.places.limit(l)
+	s.registry.limit(maxRequests)
+}
+
 // places counts the tunnels, and those that are about to be some.
 type places struct {
 	// Guarded by mu.
 	mu        sync.Mutex
+	limits    Limits
 	all       int
 	endpoints map[string]int // by name in the table
 	tokens    map[string]int // by the Grant's ID
 }
 
-// take takes a place, or says that there is none.
-func (p *places) take(l Limits, name, token string) error {
+// limit says how many places there are.
+func (p *places) limit(l Limits) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	switch {
+	p.limits = l
+}
+
+// take takes a place, or says that there is none.
+func (p *places) take(name, token string) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	switch l := p.limits; {
 	case l.Tunnels > 0 && p.all >= l.Tunnels:
 		return full("this node has as many tunnels as it may have")
 	case l.TunnelsPerEndpoint > 0 && p.endpoints[name] >= l.TunnelsPerEndpoint:

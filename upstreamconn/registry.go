@@ -24,6 +24,7 @@ type registry struct {
 	draining bool
 	message  *tunnel.DrainMessage // what drain was called with; nil before
 	closed   bool
+	requests int // that each tunnel may have at once; 0 is no limit
 	tunnels  map[*upstream]struct{}
 	newest   map[instance]*upstream // head of a list linked by older and newer
 	gone     chan struct{}          // closed when closed is set and tunnels is empty
@@ -44,6 +45,7 @@ func (r *registry) add(u *upstream) bool {
 	}
 	r.tunnels[u] = struct{}{}
 	u.local.SetDraining(r.draining)
+	u.local.SetLimit(r.requests)
 	if u.instance.id != "" {
 		older := r.newest[u.instance]
 		if older != nil {
@@ -137,6 +139,16 @@ func (r *registry) drain(msg tunnel.DrainMessage) []*upstream {
 	defer r.mu.Unlock()
 	r.draining, r.message = true, &msg
 	return r.lastResorts()
+}
+
+// limit says how many requests each tunnel may have at once.
+func (r *registry) limit(requests int) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.requests = requests
+	for u := range r.tunnels {
+		u.local.SetLimit(requests)
+	}
 }
 
 // all returns the tunnels.

@@ -110,6 +110,8 @@ func (s *Server) init() {
 		s.sources = auth.NewSources(0)
 		s.expiries.init()
 		s.registry.init()
+		s.places.limit(s.Limits)
+		s.registry.limit(s.MaxRequests)
 		s.size.init()
 	})
 }

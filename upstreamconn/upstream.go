@@ -77,7 +77,6 @@ type upstream struct {
 func newUpstream(s *Server, id instance) *upstream {
 	u := &upstream{server: s, instance: id, since: time.Now(), number: s.numbers.next()}
 	u.local = router.NewLocal(u)
-	u.local.SetLimit(s.MaxRequests)
 	return u
 }
 

@@ -34,9 +34,9 @@ type benchConnect struct {
 	TLS clientTLSConfig `embed:"" prefix:"tls."`
 }
 
-// tls is what both ports are dialled with; nil is for the defaults.
-func (c *benchConnect) tls() (*tls.Config, error) {
-	loaded, err := c.TLS.load("--connect.tls.")
+// benchTLS is what ports are dialled with; nil is for the defaults.
+func benchTLS(c clientTLSConfig) (*tls.Config, error) {
+	loaded, err := c.load("--connect.tls.")
 	if loaded == nil {
 		return nil, err
 	}
@@ -178,7 +178,7 @@ func (c *benchLoad) run(p *process, kind bench.Kind, http2 bool, size int, piko,
 	}
 	names := c.names()
 	if len(c.Endpoint) == 0 {
-		config, err := c.Connect.tls()
+		config, err := benchTLS(c.Connect.TLS)
 		if err != nil {
 			return err
 		}

@@ -75,7 +75,7 @@ func (c *benchHTTPCmd) Validate() error { return c.check(c.Size, 0) }
 // Run measures and prints; it fails if any request failed, or if a signal cut
 // the measurement short.
 func (c *benchHTTPCmd) Run(p *process) error {
-	config, err := c.Connect.tls()
+	config, err := benchTLS(c.Connect.TLS)
 	if err != nil {
 		return err
 	}
@@ -108,7 +108,7 @@ func (c *benchGRPCCmd) Validate() error { return c.check(c.Size, 0) }
 
 // Run is as benchHTTPCmd.Run.
 func (c *benchGRPCCmd) Run(p *process) error {
-	config, err := c.Connect.tls()
+	config, err := benchTLS(c.Connect.TLS)
 	if err != nil {
 		return err
 	}
@@ -152,7 +152,7 @@ func (c *benchTCPCmd) Validate() error {
 
 // Run is as benchHTTPCmd.Run.
 func (c *benchTCPCmd) Run(p *process) error {
-	config, err := c.Connect.tls()
+	config, err := benchTLS(c.Connect.TLS)
 	if err != nil {
 		return err
 	}

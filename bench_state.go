@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"time"
 
 	"piko/bench"
@@ -26,6 +27,17 @@ type benchState struct {
 type benchUpstream struct {
 	UpstreamURL serverURL     `name:"upstream-url" default:"http://localhost:8001" help:"URL of the server's upstream port."`
 	Timeout     time.Duration `default:"30s" help:"How long connecting may take."`
+
+	TLS clientTLSConfig `embed:"" prefix:"tls."`
+}
+
+// client opens the tunnels.
+func (c *benchUpstream) client(log *slog.Logger) (*client.Client, error) {
+	config, err := benchTLS(c.TLS)
+	if err != nil {
+		return nil, err
+	}
+	return &client.Client{URL: string(c.UpstreamURL), ConnectTimeout: c.Timeout, TLS: config, Logger: log}, nil
 }
 
 // benchIdleCmd is `piko bench idle`.
@@ -60,8 +72,12 @@ func (c *benchIdleCmd) Validate() error {
 // Run measures and prints.
 func (c *benchIdleCmd) Run(p *process) error {
 	log := p.logger(c.Log.config())
+	sdk, err := c.Connect.client(log)
+	if err != nil {
+		return err
+	}
 	b := bench.Idle{
-		Client:  &client.Client{URL: string(c.Connect.UpstreamURL), ConnectTimeout: c.Connect.Timeout, Logger: log},
+		Client:  sdk,
 		Tunnels: c.Tunnels, Hold: c.Hold, Processes: processList(c.PID), Logger: log,
 	}
 	ctx, cancel := context.WithTimeout(p.ctx, c.Connect.Timeout+c.Hold)
@@ -113,8 +129,12 @@ func (c *benchConnectCmd) Validate() error {
 // Run measures and prints.
 func (c *benchConnectCmd) Run(p *process) error {
 	log := p.logger(c.Log.config())
+	sdk, err := c.Connect.client(log)
+	if err != nil {
+		return err
+	}
 	b := bench.Reconnect{
-		Client:    &client.Client{URL: string(c.Connect.UpstreamURL), ConnectTimeout: c.Connect.Timeout, Logger: log},
+		Client:    sdk,
 		Listeners: c.Listeners, Outage: c.Outage, Timeout: c.Within, Processes: processList(c.PID), Logger: log,
 	}
 	r, err := b.Run(p.ctx)
@@ -140,6 +160,8 @@ type benchClusterConnect struct {
 	UpstreamURL serverURL     `name:"upstream-url" default:"http://localhost:8001" help:"URL of the upstream port of one of the nodes."`
 	ProxyURL    []httpURL     `name:"proxy-url" default:"http://localhost:8000" help:"URL of the proxy port of a node. Repeat it for each."`
 	Timeout     time.Duration `default:"5s" help:"How long an endpoint may take to be reachable."`
+
+	TLS clientTLSConfig `embed:"" prefix:"tls."`
 }
 
 // Help is the long help.
@@ -171,8 +193,13 @@ func (c *benchClusterCmd) Validate() error {
 // Run measures and prints.
 func (c *benchClusterCmd) Run(p *process) error {
 	log := p.logger(c.Log.config())
+	config, err := benchTLS(c.Connect.TLS)
+	if err != nil {
+		return err
+	}
 	b := bench.Cluster{
-		Client:    &client.Client{URL: string(c.Connect.UpstreamURL), ConnectTimeout: c.Connect.Timeout, Logger: log},
+		Client:    &client.Client{URL: string(c.Connect.UpstreamURL), ConnectTimeout: c.Connect.Timeout, TLS: config, Logger: log},
+		TLS:       config,
 		Endpoints: c.Endpoints, Pause: c.Pause, Timeout: c.Connect.Timeout, Processes: processList(c.PID), Logger: log,
 	}
 	for _, u := range c.Connect.ProxyURL {

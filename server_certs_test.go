@@ -308,4 +308,17 @@ func TestBenchOfPortsWithTLS(t *testing.T) {
 			t.Errorf("%s: status %d, %s%s", kind, status, stdout, stderr)
 		}
 	}
+	for kind, args := range map[string][]string{
+		"idle":    {"--tunnels", "2", "--hold", "0s"},
+		"connect": {"--listeners", "2"},
+		"cluster": {"--endpoints", "2", "--pause", "0s", "--connect.proxy-url", "https://" + n.ProxyAddr().String()},
+	} {
+		args = append([]string{"bench", kind, "--connect.upstream-url", "https://" + n.UpstreamAddr().String(), "--connect.tls.root-cas", dial.RootCAs}, args...)
+		if status, stdout, stderr := runPiko(t, append(args, "--connect.tls.cert", dial.Cert, "--connect.tls.key", dial.Key)...); status != exitOK {
+			t.Errorf("%s: status %d, %s%s", kind, status, stdout, stderr)
+		}
+		if status, _, stderr := runPiko(t, append(args, "--connect.timeout", "1s")...); status == exitOK || !strings.Contains(stderr, "certificate") {
+			t.Errorf("%s without a certificate: status %d, %s", kind, status, stderr)
+		}
+	}
 }

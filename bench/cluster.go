@@ -2,6 +2,7 @@ package bench
 
 import (
 	"context"
+	"crypto/tls"
 	"fmt"
 	"io"
 	"log/slog"
@@ -18,7 +19,9 @@ import (
 type Cluster struct {
 	Client *client.Client
 	// URLs are the proxy ports of the nodes.
-	URLs      []string
+	URLs []string
+	// TLS is for URLs of https; nil trusts the system's authorities.
+	TLS       *tls.Config
 	Endpoints int
 	// Pause is the time between the end of one and the beginning of the next.
 	Pause time.Duration
@@ -54,7 +57,7 @@ func (b Cluster) Run(ctx context.Context) (*ClusterResult, error) {
 	}
 	nodes := make([]clusterNode, len(b.URLs))
 	for i, u := range b.URLs {
-		h := HTTP{URL: u, ConnectTimeout: b.Timeout}
+		h := HTTP{URL: u, ConnectTimeout: b.Timeout, TLS: b.TLS}
 		nodes[i].client = h.Target("").Client().(*httpClient)
 		defer nodes[i].client.Close()
 	}

@@ -2,6 +2,7 @@ package bench
 
 import (
 	"context"
+	"crypto/tls"
 	"fmt"
 	"io"
 	"log/slog"
@@ -16,7 +17,7 @@ import (
 
 // Reconnect is a storm: many listeners lose their tunnels at once, and come back.
 type Reconnect struct {
-	Client    *client.Client // its URL is http or ws, and no other is set
+	Client    *client.Client // its URL, and no other, is set; its TLS config is for the URL's host
 	Listeners int
 	// Outage is how long nobody can connect after the tunnels were cut.
 	Outage time.Duration
@@ -39,14 +40,19 @@ type ReconnectResult struct {
 // Run connects the listeners through a relay of its own, cuts every connection,
 // and waits until all are connected again.
 func (b Reconnect) Run(ctx context.Context) (*ReconnectResult, error) {
-	relay, at, err := startRelay(b.Client.URL)
+	relay, u, err := startRelay(b.Client.URL)
 	if err != nil {
 		return nil, err
 	}
 	defer relay.stop()
 	states := newWatch()
 	c := *b.Client
-	c.URL, c.Connections, c.OnState = at, 1, states.set
+	c.Connections, c.OnState = 1, states.set
+	if u.Scheme == "https" || u.Scheme == "wss" {
+		c.TLS = named(c.TLS, u.Hostname())
+	}
+	u.Host = relay.ln.Addr().String()
+	c.URL = u.String()
 	services := NewServices(KindTCP, b.Logger)
 	defer services.Stop()
 	if err := services.Upstreams(ctx, &c, b.Listeners, endpointName); err != nil {
@@ -102,27 +108,39 @@ type cutter struct {
 	conns map[net.Conn]struct{}
 }
 
-// startRelay returns a relay to a URL's host, and the URL by which it is used.
-func startRelay(serverURL string) (*cutter, string, error) {
+// startRelay returns a relay to a URL's host, and the URL.
+func startRelay(serverURL string) (*cutter, *url.URL, error) {
 	u, err := url.Parse(serverURL)
 	if err != nil {
-		return nil, "", err
+		return nil, nil, err
 	}
 	port := u.Port()
 	switch {
-	case u.Scheme != "http" && u.Scheme != "ws":
-		return nil, "", fmt.Errorf("%s: a storm needs a URL without TLS, whose certificate is not for the relay that cuts the connections", u.Redacted())
-	case port == "":
+	case port != "":
+	case u.Scheme == "https", u.Scheme == "wss":
+		port = "443"
+	default:
 		port = "80"
 	}
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
-		return nil, "", err
+		return nil, nil, err
 	}
 	r := &cutter{ln: ln, to: net.JoinHostPort(u.Hostname(), port), conns: make(map[net.Conn]struct{})}
 	r.running.Go(r.accept)
-	u.Host = ln.Addr().String()
-	return r, u.String(), nil
+	return r, u, nil
+}
+
+// named is config for a server that is reached at another address than by its
+// name.
+func named(config *tls.Config, host string) *tls.Config {
+	if config == nil {
+		config = &tls.Config{}
+	}
+	if config = config.Clone(); config.ServerName == "" {
+		config.ServerName = host
+	}
+	return config
 }
 
 func (r *cutter) accept() {

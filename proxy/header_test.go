@@ -60,6 +60,7 @@ func testRequestHeaders(t *testing.T, newWorld worldMaker) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			w := newWorld(t, func(o *Options) {
+				o.TrustedProxies = []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}
 				if tt.trusted {
 					o.TrustedProxies = []netip.Prefix{netip.MustParsePrefix("::1/128"), netip.MustParsePrefix("127.0.0.0/8")}
 				}

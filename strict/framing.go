@@ -129,6 +129,9 @@ func (f *framing) next() bool {
 		if l.start()[0] == '\r' {
 			return false // behind a POST net/http skips it
 		}
+		if l.hasPrefix("CONNECT  ") {
+			return false // net/http takes nothing for a target
+		}
 		f.old = !l.hasSuffix("HTTP/1.1\r\n")
 		f.switches = l.hasPrefix("CONNECT ")
 		f.chunked, f.lengths, f.length = false, false, 0

@@ -154,6 +154,7 @@ func TestRequestsThatAreRefused(t *testing.T) {
 		{"bare LF before the request line", "\nGET /first HTTP/1.1\r\nHost: a\r\n\r\n", 400, ""},
 		{"bare CR before the request line", "\rGET /first HTTP/1.1\r\nHost: a\r\n\r\n", 400, ""},
 		{"Transfer-Encoding behind a bare LF", post("X-A: a\n"+chunked, "0\r\n\r\n"), 400, ""},
+		{"CONNECT without a target", "CONNECT  HTTP/1.1\r\nHost: a\r\n\r\n", 400, ""},
 		{"HTTP/1.0 with Transfer-Encoding", "POST /first HTTP/1.0\r\nHost: a\r\n" + chunked + "\r\n0\r\n\r\n", 400, ""},
 		{"HTTP/1.0 with both", "POST /first HTTP/1.0\r\nHost: a\r\nConnection: keep-alive\r\nContent-Length: 5\r\n" + chunked + "\r\n0\r\n\r\n", 400, ""},
 		{"Transfer-Encoding twice", post(chunked+chunked, "0\r\n\r\n"), 400, ""},

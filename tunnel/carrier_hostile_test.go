@@ -34,6 +34,7 @@ func TestCarrierRefusesBadFrames(t *testing.T) {
 	}{
 		{"text message", false, m(opText, "hello"), "text message", closeUnsupported},
 		{"fragmented text message", false, more(opText, "hello"), "text message", closeUnsupported},
+		{"the end of a client's data, in a tunnel", false, m(opText, string(eofPayload)), "only binary", closeUnsupported},
 		{"unmasked frame of a client", false, testFrame{op: opBinary, payload: []byte("x")}.bytes(), "client is not masked", closeProtocolError},
 		{"unmasked header of a client and no more", false, []byte{0x82, 0x7f}, "client is not masked", closeProtocolError},
 		{"unmasked ping of a client", false, testFrame{op: opPing}.bytes(), "client is not masked", closeProtocolError},

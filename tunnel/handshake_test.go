@@ -174,7 +174,7 @@ func TestAcceptHandshakeAnswers(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer nc.Close()
-			io.WriteString(nc, handshakeLines+"\r\n")
+			io.WriteString(nc, handshakeLines+"Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\r\n\r\n")
 			(<-accepted).close(0, "")
 			got, _ := io.ReadAll(nc)
 			// The accept key of this nonce is RFC 6455's own example.

@@ -236,3 +236,14 @@ func TestMuxBacklogIsBounded(t *testing.T) {
 		t.Errorf("accepted %d", s.ID())
 	}
 }
+
+// TestMuxPeerStreamsAreBounded: also those that were accepted.
+func TestMuxPeerStreamsAreBounded(t *testing.T) {
+	m, p := rawMux(t, false, muxOptions{allowPeerStreams: 8, maxStreams: 3})
+	p.send(opens(2, 3)...)
+	for range 3 {
+		mustAccept(t, m)
+	}
+	p.send(opens(8, 1)...)
+	p.want(muxFrame{kind: kindWindow, flags: flagRST, id: 8})
+}

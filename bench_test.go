@@ -41,6 +41,7 @@ func TestBenchFlagsAreChecked(t *testing.T) {
 }
 
 func TestBenchMeasuresANode(t *testing.T) {
+	t.Parallel()
 	cfg := loopbackServerConfig()
 	node, err := newServer(cfg, slog.New(slog.DiscardHandler))
 	if err != nil {

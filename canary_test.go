@@ -26,6 +26,7 @@ func wantNoCanary(t *testing.T, where, text string) {
 // TestMistakesDoNotShowSecrets writes secrets where and how they do not belong;
 // each is an error, which names the option and not the secret.
 func TestMistakesDoNotShowSecrets(t *testing.T) {
+	t.Parallel()
 	short := canary // too short for a secret
 	long := secretOf("x")
 	for i, tt := range []struct{ command, file string }{
@@ -111,6 +112,7 @@ func TestEnvironmentAndHelpDoNotShowSecrets(t *testing.T) {
 // secret in every option that holds one, sends them good and bad requests with
 // more, has things fail, reloads, and looks through all that they say at debug.
 func TestRunningProcessesDoNotShowSecrets(t *testing.T) {
+	t.Parallel()
 	service := testService(t)
 	cluster, proxySecret, upstreamSecret, adminSecret := secretOf("cluster"), secretOf("proxy"), secretOf("upstream"), secretOf("admin")
 	config := func(extra string) string {

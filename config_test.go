@@ -422,6 +422,7 @@ func TestLargeFileIsRefused(t *testing.T) {
 }
 
 func TestDeepFileIsRefused(t *testing.T) {
+	t.Parallel()
 	for _, text := range []string{strings.Repeat("[", 10_000), strings.Repeat("{a: ", 10_000), strings.Repeat("- ", 10_000)} {
 		if _, err := parseYAML("f.yaml", []byte(text)); err == nil {
 			t.Errorf("%.10q... was accepted", text)

@@ -47,6 +47,7 @@ func wantParts(t *testing.T, out string, parts ...string) {
 }
 
 func TestDemoRestartsEveryNodeAndLosesNothing(t *testing.T) {
+	t.Parallel()
 	status, out := runDemo(t)
 	if status != exitOK {
 		t.Errorf("status %d, want 0:\n%s", status, out)
@@ -57,6 +58,7 @@ func TestDemoRestartsEveryNodeAndLosesNothing(t *testing.T) {
 }
 
 func TestDemoOfOneNode(t *testing.T) {
+	t.Parallel()
 	status, out := runDemo(t, "--nodes", "1")
 	if status != exitOK {
 		t.Errorf("status %d, want 0:\n%s", status, out)
@@ -76,6 +78,7 @@ func TestDemoRefusesOddNumbersOfNodes(t *testing.T) {
 }
 
 func TestDemoRunsUntilASignalAndCanBeTried(t *testing.T) {
+	t.Parallel()
 	r, w := io.Pipe()
 	signals := make(chan os.Signal, 1)
 	status := make(chan int, 1)
@@ -119,6 +122,7 @@ func TestDemoRunsUntilASignalAndCanBeTried(t *testing.T) {
 }
 
 func TestDemoFailsWhenARequestFails(t *testing.T) {
+	t.Parallel()
 	d, err := newDemo(1, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
@@ -134,6 +138,7 @@ func TestDemoFailsWhenARequestFails(t *testing.T) {
 
 // TestDemoLoadCountsFailures: a load that lost something must say so.
 func TestDemoLoadCountsFailures(t *testing.T) {
+	t.Parallel()
 	service := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.Method == http.MethodPost {
 			w.WriteHeader(http.StatusBadGateway)

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"os"
@@ -17,7 +18,11 @@ import (
 	"go.uber.org/goleak"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	flag.Parse()
+	flag.Set("test.parallel", "8") // most tests of nodes wait for each other
+	goleak.VerifyTestMain(m)
+}
 
 // lockedBuffer is an output that several goroutines write to.
 type lockedBuffer struct {
@@ -259,6 +264,7 @@ const interrupt = syscall.SIGINT
 var anyPorts = []string{"--proxy.bind-addr=127.0.0.1:0", "--upstream.bind-addr=127.0.0.1:0", "--admin.bind-addr=127.0.0.1:0", "--cluster.gossip.bind-addr=127.0.0.1:0"}
 
 func TestFirstSignalStopsInGoodOrder(t *testing.T) {
+	t.Parallel()
 	p := newTestProcess(t)
 	status := startRun(t, p, append([]string{"server"}, anyPorts...)...)
 	eventually(t, func() error { return logged(p, "node ready") })
@@ -286,6 +292,7 @@ type stuckWriter chan struct{}
 func (s stuckWriter) Write([]byte) (int, error) { <-s; return 0, io.ErrClosedPipe }
 
 func TestLogThatNobodyReadsHoldsUpNothing(t *testing.T) {
+	t.Parallel()
 	path, receive := systemd(t)
 	p := newTestProcess(t, "NOTIFY_SOCKET="+path)
 	stuck := make(stuckWriter)

@@ -67,6 +67,7 @@ func TestWatchdogOfAnotherProcessIsNotFed(t *testing.T) {
 }
 
 func TestServerTellsSystemd(t *testing.T) {
+	t.Parallel()
 	path, receive := systemd(t)
 	p := newTestProcess(t, "NOTIFY_SOCKET="+path)
 	startRun(t, p, append([]string{"server"}, anyPorts...)...)

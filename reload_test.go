@@ -35,6 +35,7 @@ func lineWith(t *testing.T, p *testProcess, text string) string {
 }
 
 func TestHangupReloadsTheLogLevelAndNamesWhatNeedsARestart(t *testing.T) {
+	t.Parallel()
 	const listener = "listeners: [{endpoint_id: e, addr: %}]\n"
 	server := append([]string{"server"}, anyPorts...)
 	for _, tt := range []struct {
@@ -83,6 +84,7 @@ func TestHangupReloadsTheLogLevelAndNamesWhatNeedsARestart(t *testing.T) {
 }
 
 func TestHangupIsLoggedThoughTheNewLevelHidesIt(t *testing.T) {
+	t.Parallel()
 	path := writeFile(t, "piko.yaml", "")
 	p := newTestProcess(t)
 	hups := withHangups(p)
@@ -97,6 +99,7 @@ func TestHangupIsLoggedThoughTheNewLevelHidesIt(t *testing.T) {
 }
 
 func TestHangupWithABrokenConfigurationKeepsTheOldOne(t *testing.T) {
+	t.Parallel()
 	for _, tt := range []struct{ name, text, want string }{
 		{"unknown key", "log: {level: debug}\nproxi: {timeout: 1s}\n", "proxi"},
 		{"bad value", "log: {level: verbose}\n", "verbose"},

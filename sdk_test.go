@@ -67,6 +67,7 @@ func echoCall(w http.ResponseWriter, r *http.Request) {
 }
 
 func TestCallsToTheSDKOnEveryNode(t *testing.T) {
+	t.Parallel()
 	nodes := startCluster(t, 2, nil)
 	startSDK(t, nodes[0], "calls", http.HandlerFunc(echoCall))
 	c := newHTTP2Client(t, nil)
@@ -113,6 +114,7 @@ func pingPong(ctx context.Context, c *http.Client, n *testNode, times int) error
 }
 
 func TestCancelledCallsEndAtTheSDK(t *testing.T) {
+	t.Parallel()
 	nodes := startCluster(t, 2, nil)
 	begun, ended := make(chan struct{}), make(chan struct{})
 	startSDK(t, nodes[0], "calls", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -150,6 +152,7 @@ func TestCancelledCallsEndAtTheSDK(t *testing.T) {
 }
 
 func TestTheSDKDialsTheSDKOnEveryNode(t *testing.T) {
+	t.Parallel()
 	nodes := startCluster(t, 2, nil)
 	ln, err := (&client.Client{URL: "http://" + nodes[0].UpstreamAddr().String(), Protocol: "tcp"}).Listen(t.Context(), "bytes")
 	if err != nil {

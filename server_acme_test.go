@@ -34,6 +34,7 @@ func withACME(t *testing.T, c *testTLS) (change func(*serverConfig), cache strin
 // The authority's handshake for a challenge asks for no certificate. Whoever
 // makes one like it gets nothing but the handshake.
 func TestNobodyGetsInByAChallenge(t *testing.T) {
+	t.Parallel()
 	c := newTestTLS(t)
 	change, cache := withACME(t, c)
 	n := startNode(t, change)
@@ -65,6 +66,7 @@ func TestNobodyGetsInByAChallenge(t *testing.T) {
 }
 
 func TestThePortForChallengesServesNothingElse(t *testing.T) {
+	t.Parallel()
 	c := newTestTLS(t)
 	change, _ := withACME(t, c)
 	n := startNode(t, change)

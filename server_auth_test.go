@@ -225,6 +225,7 @@ proxy:
 
 // TestAdminPortAsksForTokens is a whole node, asked by HTTP and by the command.
 func TestAdminPortAsksForTokens(t *testing.T) {
+	t.Parallel()
 	n := startNode(t, func(cfg *serverConfig) { cfg.Admin.Auth.HMACSecretKey = []hmacSecret{testSecret} })
 	c := newClient(t)
 	url := "http://" + n.AdminAddr().String()
@@ -273,6 +274,7 @@ func adminURL(t *testing.T, p *testProcess) string {
 // TestKeysRotateWithoutRestart replaces a secret in its file in three steps, as
 // one does, with SIGHUP and without.
 func TestKeysRotateWithoutRestart(t *testing.T) {
+	t.Parallel()
 	path := writeFile(t, "secret", testSecret)
 	p := newTestProcess(t)
 	hups := withHangups(p)
@@ -312,6 +314,7 @@ func TestKeysRotateWithoutRestart(t *testing.T) {
 // TestReloadOpensAndClosesNoPort turns authentication on and off in the file:
 // both need a restart, and until then all is as it was.
 func TestReloadOpensAndClosesNoPort(t *testing.T) {
+	t.Parallel()
 	closed := "admin: {auth: {hmac_secret_key: " + testSecret + "}}\n"
 	opened := "proxy: {auth: {hmac_secret_key: " + testSecret + "}}\n"
 	path := writeFile(t, "piko.yaml", closed)
@@ -329,6 +332,7 @@ func TestReloadOpensAndClosesNoPort(t *testing.T) {
 
 // TestOpenPortsAreWarnedOf is about what a node says at its start.
 func TestOpenPortsAreWarnedOf(t *testing.T) {
+	t.Parallel()
 	tenant := []upstreamTenant{{ID: "a", Auth: authConfig{HMACSecretKey: []hmacSecret{testSecret}}}}
 	const admin, tenants = "the admin port is open to everybody", "tenants share the names"
 	for _, tt := range []struct {
@@ -380,6 +384,7 @@ func TestSecretsHideInEveryFormat(t *testing.T) {
 // TestLogHoldsUpToOddTokensAndQuestions sends odd bytes wherever the ports that
 // ask for tokens log what a client says.
 func TestLogHoldsUpToOddTokensAndQuestions(t *testing.T) {
+	t.Parallel()
 	n := startNode(t, func(cfg *serverConfig) {
 		cfg.Log.Level = "debug"
 		for _, a := range []*authConfig{&cfg.Proxy.Auth, &cfg.Upstream.Auth, &cfg.Admin.Auth} {

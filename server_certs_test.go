@@ -92,6 +92,7 @@ func startTLSAgent(t *testing.T, n *testNode, endpoint, addr string, section cli
 }
 
 func TestEveryPortAndLegWithTLS(t *testing.T) {
+	t.Parallel()
 	c := newTestTLS(t)
 	nodes := startCluster(t, 2, c.everywhere)
 	startTLSAgent(t, nodes[0], "my-endpoint", testService(t).URL, c.client())
@@ -118,6 +119,7 @@ func TestEveryPortAndLegWithTLS(t *testing.T) {
 }
 
 func TestStrangersGetPastNoPortWithTLS(t *testing.T) {
+	t.Parallel()
 	c := newTestTLS(t)
 	n := startNode(t, c.everywhere)
 	others := certstest.NewCA(t, "clients")
@@ -153,6 +155,7 @@ func TestStrangersGetPastNoPortWithTLS(t *testing.T) {
 // Agents speak WebSocket, which is HTTP/1.1: a client or load balancer that
 // prefers HTTP/2 must not get it there.
 func TestTheUpstreamPortAgreesToHTTP1Alone(t *testing.T) {
+	t.Parallel()
 	c := newTestTLS(t)
 	n := startNode(t, c.everywhere)
 	for _, tt := range []struct {
@@ -177,6 +180,7 @@ func TestTheUpstreamPortAgreesToHTTP1Alone(t *testing.T) {
 // One file that is wrong leaves everything as it was, also what other ports
 // have of new files.
 func TestReloadOfANodeIsAllOrNothing(t *testing.T) {
+	t.Parallel()
 	c := newTestTLS(t)
 	n := startNode(t, c.everywhere)
 	shown := func(addr net.Addr) string {
@@ -223,6 +227,7 @@ func TestReloadOfANodeIsAllOrNothing(t *testing.T) {
 }
 
 func TestWhetherAPortSpeaksTLSNeedsARestart(t *testing.T) {
+	t.Parallel()
 	c := newTestTLS(t)
 	n := startNode(t, nil)
 	next := n.cfg
@@ -239,6 +244,7 @@ func TestWhetherAPortSpeaksTLSNeedsARestart(t *testing.T) {
 
 // The keys of v0.9.0, as they stand in its files.
 func TestTLSSectionsOfV090(t *testing.T) {
+	t.Parallel()
 	c := newTestTLS(t)
 	section, dial := c.port(), c.client()
 	var text strings.Builder
@@ -271,6 +277,7 @@ func TestTLSSectionsOfV090(t *testing.T) {
 }
 
 func TestStatusCommandWithTLS(t *testing.T) {
+	t.Parallel()
 	c := newTestTLS(t)
 	n := startNode(t, c.everywhere)
 	url, dial := "https://"+n.AdminAddr().String(), c.client()
@@ -297,6 +304,7 @@ func TestStatusCommandWithTLS(t *testing.T) {
 }
 
 func TestBenchOfPortsWithTLS(t *testing.T) {
+	t.Parallel()
 	c := newTestTLS(t)
 	n := startNode(t, c.everywhere)
 	dial := c.client()

@@ -144,6 +144,7 @@ var mended = map[string]string{
 // On the real ports, at one node and across two: what is refused gets 400 and the end of the connection, no service sees
 // it or what follows, and what came before is served.
 func TestRequestsOfTwoMeaningsAreRefused(t *testing.T) {
+	t.Parallel()
 	nodes := startCluster(t, 2, nil)
 	service := startBareService(t)
 	startAgent(t, nodes[0], "my-endpoint", service.addr)
@@ -185,6 +186,7 @@ func TestRequestsOfTwoMeaningsAreRefused(t *testing.T) {
 }
 
 func TestRequestsOfTwoMeaningsAreRefusedOverTLS(t *testing.T) {
+	t.Parallel()
 	change, trust := withTLS(t)
 	n := startNode(t, change)
 	service := startBareService(t)

@@ -45,6 +45,7 @@ func newTLSClient(t *testing.T, trust *tls.Config) *http.Client {
 }
 
 func TestHTTP1AndHTTP2ShareThePort(t *testing.T) {
+	t.Parallel()
 	change, trust := withTLS(t)
 	for _, tt := range []struct {
 		name, scheme, want string
@@ -77,6 +78,7 @@ func TestHTTP1AndHTTP2ShareThePort(t *testing.T) {
 }
 
 func TestPortWithTLSTellsClientsWithoutIt(t *testing.T) {
+	t.Parallel()
 	change, _ := withTLS(t)
 	n := startNode(t, change)
 	url := "http://" + n.ProxyAddr().String()
@@ -93,6 +95,7 @@ func TestPortWithTLSTellsClientsWithoutIt(t *testing.T) {
 // Other nodes come to the same port without TLS: what they bring is encrypted
 // in a way of their own.
 func TestNodesReachEachOtherOnPortsWithTLS(t *testing.T) {
+	t.Parallel()
 	change, trust := withTLS(t)
 	nodes := startCluster(t, 2, change)
 	startAgent(t, nodes[0], "my-endpoint", testService(t).URL)
@@ -109,6 +112,7 @@ func TestNodesReachEachOtherOnPortsWithTLS(t *testing.T) {
 
 // A connection that says nothing holds up neither others nor the node's end.
 func TestSilentConnectionsToAPortWithTLS(t *testing.T) {
+	t.Parallel()
 	change, trust := withTLS(t)
 	n := startNode(t, func(cfg *serverConfig) {
 		change(cfg)

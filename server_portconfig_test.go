@@ -59,6 +59,7 @@ func TestNodesReachEachOtherWhereClientsAreDenied(t *testing.T) {
 // A PROXY header says who the client is to everybody who asks: the service, the
 // access log, and what trusts proxies.
 func TestProxyProtocolOnTheProxyPort(t *testing.T) {
+	t.Parallel()
 	secure, trust := withTLS(t)
 	for name, change := range map[string]func(*serverConfig){"plain": nil, "TLS": secure} {
 		t.Run(name, func(t *testing.T) {
@@ -114,6 +115,7 @@ func dialThrough(t *testing.T, addr net.Addr, version string) net.Conn {
 
 // Agents behind a load balancer for TCP.
 func TestProxyProtocolOnTheUpstreamPort(t *testing.T) {
+	t.Parallel()
 	n := startNode(t, func(cfg *serverConfig) {
 		cfg.Upstream.ProxyProtocolFrom = []ipPrefix{cidr("127.0.0.0/8")}
 	})
@@ -132,6 +134,7 @@ func TestProxyProtocolOnTheUpstreamPort(t *testing.T) {
 
 // Every port has lists of its own, and a reload replaces them.
 func TestAddressListsAreReloaded(t *testing.T) {
+	t.Parallel()
 	n := startNode(t, nil)
 	c := newClient(t)
 	c.Transport.(*http.Transport).DisableKeepAlives = true

@@ -177,6 +177,7 @@ func TestClientsThatSendTheHeaderByteByByte(t *testing.T) {
 
 // The same inside TLS, where the handshake has had its ten seconds already.
 func TestClientsThatStallBehindTheTLSHandshake(t *testing.T) {
+	t.Parallel()
 	cert, key := newCertificate(t)
 	pair, err := tls.X509KeyPair([]byte(cert), []byte(key))
 	if err != nil {

@@ -204,6 +204,7 @@ func reachTenant(t *testing.T, n *testNode, tenant string) {
 // Two tenants with endpoints of the same names never see each other's traffic: at the node that has the tunnel, at the
 // other one, and while a node drains and its tunnels move.
 func TestTenantsNeverMeet(t *testing.T) {
+	t.Parallel()
 	late := func(cfg *serverConfig) {
 		withTenants(cfg)
 		cfg.ShutdownDelay = 500 * time.Millisecond // a client may have chosen the node a moment before
@@ -266,6 +267,7 @@ func TestTenantsNeverMeet(t *testing.T) {
 
 // What a node says of tenants, and whom it refuses.
 func TestTenantsOfANode(t *testing.T) {
+	t.Parallel()
 	n := startNode(t, withTenants)
 	url := "http://" + n.UpstreamAddr().String()
 	for tenant := range tenantKeys {
@@ -321,6 +323,7 @@ func TestTenantsOfANode(t *testing.T) {
 
 // Domains of tenants can be changed without a restart, and one of two tenants is an error before anything has started.
 func TestTenantsAreReloaded(t *testing.T) {
+	t.Parallel()
 	n := startNode(t, withTenants)
 	next := n.cfg
 	next.Proxy.Tenants = nil

@@ -141,6 +141,7 @@ func get(t *testing.T, c *http.Client, url string, headers ...string) (status in
 }
 
 func TestRequestsReachTheServiceByHeaderAndByHost(t *testing.T) {
+	t.Parallel()
 	n := startNode(t, nil)
 	startAgent(t, n, "my-endpoint", testService(t).URL)
 	c, url := newClient(t), "http://"+n.ProxyAddr().String()
@@ -159,6 +160,7 @@ func TestRequestsReachTheServiceByHeaderAndByHost(t *testing.T) {
 }
 
 func TestRequestsThatGoNowhere(t *testing.T) {
+	t.Parallel()
 	n := startNode(t, nil)
 	startAgent(t, n, "my-endpoint", testService(t).URL)
 	c, url := newClient(t), "http://"+n.ProxyAddr().String()
@@ -189,6 +191,7 @@ func TestRequestsThatGoNowhere(t *testing.T) {
 }
 
 func TestAdminPortKnowsTheNode(t *testing.T) {
+	t.Parallel()
 	n := startNode(t, nil)
 	startAgent(t, n, "my-endpoint", testService(t).URL)
 	c, url := newClient(t), "http://"+n.AdminAddr().String()
@@ -210,6 +213,7 @@ func TestAdminPortKnowsTheNode(t *testing.T) {
 }
 
 func TestAccessLogTellsEachRequest(t *testing.T) {
+	t.Parallel()
 	n := startNode(t, func(cfg *serverConfig) { cfg.Cluster.NodeID = "n1" })
 	startAgent(t, n, "my-endpoint", testService(t).URL)
 	c := newClient(t)
@@ -248,6 +252,7 @@ func hostOf(hostport string) string {
 }
 
 func TestRoutingByHostCanBeRestrictedToDomains(t *testing.T) {
+	t.Parallel()
 	n := startNode(t, func(cfg *serverConfig) { cfg.Proxy.Domain = []domain{"tunnels.example.com"} })
 	startAgent(t, n, "my-endpoint", testService(t).URL)
 	for host, want := range map[string]int{"my-endpoint.tunnels.example.com": 200, "my-endpoint.example.com": 400} {
@@ -258,6 +263,7 @@ func TestRoutingByHostCanBeRestrictedToDomains(t *testing.T) {
 }
 
 func TestForwardedHeadersAreBelievedOnlyOfTrustedProxies(t *testing.T) {
+	t.Parallel()
 	forwarded := func(set func(*serverConfig)) string {
 		n := startNode(t, set)
 		s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -303,6 +309,7 @@ func TestNewServerWithAPortInUseLeavesNothingOpen(t *testing.T) {
 // TestDrainUnderLoadLosesNothing: clients that have connections, and heed
 // Connection: close, lose no request when the node is told to stop.
 func TestDrainUnderLoadLosesNothing(t *testing.T) {
+	t.Parallel()
 	const shutdownDelay = 300 * time.Millisecond
 	n := startNode(t, func(cfg *serverConfig) { cfg.ShutdownDelay = shutdownDelay })
 	startAgent(t, n, "my-endpoint", testService(t).URL)
@@ -369,6 +376,7 @@ func post(ctx context.Context, c *http.Client, url, body string) (int, error) {
 }
 
 func TestDrainTellsItsState(t *testing.T) {
+	t.Parallel()
 	release := make(chan struct{})
 	arrived := make(chan struct{})
 	service := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -428,6 +436,7 @@ func TestDrainTellsItsState(t *testing.T) {
 }
 
 func TestDrainCutsAndCountsWhatOutlivesTheGracePeriod(t *testing.T) {
+	t.Parallel()
 	service := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		_, _ = io.WriteString(w, "some")
 		w.(http.Flusher).Flush()
@@ -463,6 +472,7 @@ func TestDrainCutsAndCountsWhatOutlivesTheGracePeriod(t *testing.T) {
 // TestDrainLetsRequestsBeRepeatedAtAgentsThatCannotMove: agents without
 // control, as those of v0.9.0 are, serve as long as a request may need them.
 func TestDrainLetsRequestsBeRepeatedAtAgentsThatCannotMove(t *testing.T) {
+	t.Parallel()
 	n := startNode(t, nil)
 	upstream, err := url.Parse("http://" + n.UpstreamAddr().String())
 	if err != nil {
@@ -536,6 +546,7 @@ func TestDrainLetsRequestsBeRepeatedAtAgentsThatCannotMove(t *testing.T) {
 }
 
 func TestUpgradedConnectionsGetTheGracePeriod(t *testing.T) {
+	t.Parallel()
 	service := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		conn, rw, err := http.NewResponseController(w).Hijack()
 		if err != nil {
@@ -582,6 +593,7 @@ func TestUpgradedConnectionsGetTheGracePeriod(t *testing.T) {
 }
 
 func TestSecondSignalKills(t *testing.T) {
+	t.Parallel()
 	release := make(chan struct{})
 	arrived := make(chan struct{})
 	service := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {
@@ -631,6 +643,7 @@ func TestSecondSignalKills(t *testing.T) {
 
 // TestAgentCommand runs `piko agent start` as main does, with its metrics port.
 func TestAgentCommand(t *testing.T) {
+	t.Parallel()
 	n := startNode(t, nil)
 	file := writeFile(t, "agent.yaml", "listeners:\n  - {endpoint_id: one, addr: '${SERVICE}'}\n  - {endpoint_id: two, addr: '${SERVICE}'}\n")
 	path, receive := systemd(t)

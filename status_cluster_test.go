@@ -9,6 +9,7 @@ import (
 // TestStatusOfACluster: every node, asked for itself or through another, says
 // who is there and who serves what.
 func TestStatusOfACluster(t *testing.T) {
+	t.Parallel()
 	nodes := startCluster(t, 2, nil)
 	startAgent(t, nodes[1], "my-endpoint", testService(t).URL)
 	url := "http://" + nodes[0].AdminAddr().String()

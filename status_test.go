@@ -133,6 +133,7 @@ func TestStatusFormatsAgree(t *testing.T) {
 }
 
 func TestStatusErrors(t *testing.T) {
+	t.Parallel()
 	url := startStatus(t)
 	proxyPort := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { fault.Write(w, r, fault.MissingEndpoint) }))
 	defer proxyPort.Close()

@@ -19,6 +19,7 @@ import (
 )
 
 func TestWhereTheTokenComesFrom(t *testing.T) {
+	t.Parallel()
 	file := writeFile(t, "token", "from-the-file\n")
 	config := writeFile(t, "agent.yaml", "connect:\n  token_command: echo from-a-command\nlisteners: [{endpoint_id: e, addr: 1}]\n")
 	for name, c := range map[string]struct {

@@ -107,6 +107,7 @@ func (w *world) serveAll(endpoint string) *atomic.Int32 {
 
 // Tokens of every wrong kind, in every protocol: none of them gets through, and what they get says which it was.
 func TestTokensOfEveryWrongKind(t *testing.T) {
+	t.Parallel()
 	everyWay(t, func(t *testing.T, newWorld worldMaker) {
 		w := newWorld(t, secured(t, nil))
 		reached := w.serveAll("e")

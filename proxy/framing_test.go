@@ -16,6 +16,7 @@ import (
 // if nothing was answered, the service sees a request that breaks off, and no upstream is blamed, or strangers could have
 // them all avoided.
 func TestMalformedBodiesBlameNobody(t *testing.T) {
+	t.Parallel()
 	theseWays(t, testMalformedBodiesBlameNobody, noHop, oneOwner)
 }
 

@@ -54,6 +54,7 @@ func sayOK(w http.ResponseWriter, r *http.Request) {
 // A node that has nothing for a request says so, and the request goes to another one, whatever its method and with its
 // body. It is nobody's failure.
 func TestMissGoesElsewhere(t *testing.T) {
+	t.Parallel()
 	w := newHopWorld(t, 2, nil)
 	w.owners[0].claim("e") // and has nothing
 	s := httptest.NewServer(http.HandlerFunc(sayOK))
@@ -71,6 +72,7 @@ func TestMissGoesElsewhere(t *testing.T) {
 
 // A long upload is not drawn from the client before an owner has somewhere to send it.
 func TestMissIsCheapForLongBodies(t *testing.T) {
+	t.Parallel()
 	for _, owners := range []int{1, 3} {
 		var out lines
 		w := newHopWorld(t, owners, func(o *Options) {
@@ -107,6 +109,7 @@ func TestMissIsCheapForLongBodies(t *testing.T) {
 
 // Three attempts in all, over both nodes, and the owner leaves one to another node if there is one.
 func TestAttemptsOverBothNodes(t *testing.T) {
+	t.Parallel()
 	for _, tt := range []struct {
 		owners, tunnels int
 		healthy         bool
@@ -169,6 +172,7 @@ func TestOverloadedOwner(t *testing.T) {
 
 // Two nodes that each say that the other has the endpoint: one hop, then an answer.
 func TestPoisonedTables(t *testing.T) {
+	t.Parallel()
 	var tables [2]*router.Table
 	var nodes [2]*router.Node
 	var hops [2]atomic.Int32
@@ -427,6 +431,7 @@ func TestHopToTenant(t *testing.T) {
 }
 
 func TestHopMetrics(t *testing.T) {
+	t.Parallel()
 	reg := prometheus.NewRegistry()
 	w := newHopWorld(t, 0, func(o *Options) { o.Registerer = reg })
 	w.serve("e", sayOK)
@@ -458,6 +463,7 @@ func TestHopMetrics(t *testing.T) {
 
 // Values of node_id are bounded.
 func TestNodesInMetrics(t *testing.T) {
+	t.Parallel()
 	m, _ := newHopMetrics()
 	for i := range 2 * maxNodes {
 		m.hops.of(fmt.Sprint(i)).Inc()

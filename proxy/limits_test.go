@@ -69,6 +69,7 @@ func isRefused(t *testing.T, status int, body string, res *http.Response, code f
 // TestFullTunnelIsNoFailure: others of the endpoint get the requests; with none left the client gets 503, wherever it
 // came in; and the tunnel is as good as any as soon as it has room.
 func TestFullTunnelIsNoFailure(t *testing.T) {
+	t.Parallel()
 	everyWay(t, func(t *testing.T, newWorld worldMaker) {
 		w := newWorld(t, nil)
 		begun, release := make(chan struct{}), make(chan struct{})

@@ -136,6 +136,7 @@ func TestTCPServiceThatCannotBeReached(t *testing.T) {
 
 // Whichever way a client leaves, its service learns of it, and nothing stays behind.
 func TestTCPClientsThatLeave(t *testing.T) {
+	t.Parallel()
 	rounds := 60
 	if raceEnabled {
 		rounds = 15

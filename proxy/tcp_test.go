@@ -77,6 +77,7 @@ func TestTCPHalfClose(t *testing.T) {
 }
 
 func TestTCPBulkBothWays(t *testing.T) {
+	t.Parallel()
 	size := int64(64 << 20)
 	if raceEnabled || testing.Short() {
 		size = 8 << 20
@@ -123,6 +124,7 @@ func TestTCPBulkBothWays(t *testing.T) {
 
 // A side that does not read holds the other one up; nothing grows in between.
 func TestTCPBackPressure(t *testing.T) {
+	t.Parallel()
 	everyWay(t, func(t *testing.T, newWorld worldMaker) {
 		w := newWorld(t, nil)
 		flood := func(c io.Writer, sent *atomic.Int64) {
@@ -173,6 +175,7 @@ func TestTCPBackPressure(t *testing.T) {
 
 // A failure is never an end: neither side takes a part for the whole.
 func TestTCPFailuresAreNoEnds(t *testing.T) {
+	t.Parallel()
 	everyWay(t, func(t *testing.T, newWorld worldMaker) {
 		w := newWorld(t, nil)
 		ended := make(chan error, 1)
@@ -225,6 +228,7 @@ func TestTCPFailuresAreNoEnds(t *testing.T) {
 }
 
 func TestTCPRefusals(t *testing.T) {
+	t.Parallel()
 	everyWay(t, func(t *testing.T, newWorld worldMaker) {
 		w := newWorld(t, nil)
 		var dials atomic.Int32

@@ -94,6 +94,7 @@ func (w *world) whoIs2(fields ...string) string {
 
 // The same endpoint of several tenants is as many endpoints, in every protocol.
 func TestTenantsAreApart(t *testing.T) {
+	t.Parallel()
 	everyWay(t, func(t *testing.T, newWorld worldMaker) {
 		w := newWorld(t, tenanted(t, nil))
 		for _, name := range []string{"e", "acme/e", "globex/e", "open/e"} {

@@ -73,6 +73,7 @@ func inBubble(t *testing.T, name string, f func(t *testing.T, table *router.Tabl
 
 // A request that nobody has executed waits for a candidate, for a second at most.
 func TestWaitForCandidate(t *testing.T) {
+	t.Parallel()
 	inBubble(t, "nobody was ever there", func(t *testing.T, _ *router.Table, ask func(context.Context, string) (int, time.Duration)) {
 		if status, d := ask(t.Context(), "GET"); status != 502 || d != 0 {
 			t.Errorf("got %d after %v", status, d)

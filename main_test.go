@@ -20,7 +20,7 @@ import (
 
 func TestMain(m *testing.M) {
 	flag.Parse()
-	flag.Set("test.parallel", "8") // most tests of nodes wait for each other
+	flag.Set("test.parallel", "4") // most tests of nodes wait for each other
 	goleak.VerifyTestMain(m)
 }
 

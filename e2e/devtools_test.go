@@ -336,7 +336,7 @@ func (p *tab) clean(t testing.TB, host string, but ...string) {
 		}
 	}
 	for _, r := range p.requests {
-		if u, err := url.Parse(r); err != nil || u.Host != host && u.Scheme != "about" && u.Scheme != "data" {
+		if u, err := url.Parse(r); err != nil || u.Host != host && u.Scheme != "about" && u.Scheme != "data" && u.Scheme != "blob" {
 			t.Errorf("the page asked for %s", r)
 		}
 	}

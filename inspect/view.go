@@ -5,6 +5,8 @@ import (
 	"compress/gzip"
 	"compress/zlib"
 	"encoding/base64"
+	"encoding/binary"
+	"fmt"
 	"io"
 	"maps"
 	"net/http"
@@ -116,6 +118,10 @@ func (i *Inspector) detail(x *exchange) detail {
 			v.Direction = "out"
 		}
 		v.Text, v.Base64 = i.shown(m.data)
+		if m.kind == "close" && len(m.data) >= 2 { // RFC 6455, section 5.5.1
+			reason, _ := asText(m.data[2:])
+			v.Text, v.Base64 = strings.TrimSpace(fmt.Sprint(binary.BigEndian.Uint16(m.data), " ", reason)), ""
+		}
 		d.Messages = append(d.Messages, v)
 	}
 	return d

@@ -104,8 +104,8 @@ function fields(list) {
 function card(title, message, side, trailers, note) {
   return el('section', {class: 'card', id: side, 'aria-label': title},
     el('h2', {}, title, el('small', {}, note)),
-    message.headers.length ? fold(side + ' headers', 'Headers (' + message.headers.length + ')', side === 'request' || message.headers.length < 12, fields(message.headers)) : null,
     bodyView(side, message.body),
+    message.headers.length ? fold(side + ' headers', 'Headers (' + message.headers.length + ')', true, fields(message.headers)) : null,
     trailers.length ? fold(side + ' trailers', 'Trailers (' + trailers.length + ')', true, fields(trailers)) : null);
 }
 

@@ -288,6 +288,7 @@ func (s *server) Run(ctx context.Context) error {
 	running.Go(func() { failed <- s.guards.run(base) })
 	running.Go(func() { s.budget.Run(base) })
 	running.Go(func() { s.memory.Run(base) })
+	running.Go(func() { limit.GiveBack(base) })
 	running.Go(func() { s.tellResets(base) })
 	for _, p := range []*port{s.proxy, s.upstream, s.admin} {
 		running.Go(func() { failed <- p.serve(base) })

@@ -96,6 +96,7 @@ func (c *benchIdleCmd) Run(p *process) error {
 type benchConnectCmd struct {
 	Listeners int           `default:"1000" help:"Listeners that are connected, each to an endpoint of its own."`
 	Outage    time.Duration `default:"0s" help:"How long nobody can connect after all were cut."`
+	Restart   bool          `flagonly:"" help:"Connect to the server itself, without a relay, and wait until somebody starts it anew."`
 	Within    time.Duration `default:"1m" help:"How long to wait until all are back."`
 	Connect   benchUpstream `embed:"" prefix:"connect." group:"Server to measure"`
 	benchState
@@ -105,10 +106,12 @@ type benchConnectCmd struct {
 func (*benchConnectCmd) Help() string {
 	return `
 The listeners are connected through a relay in this process, which cuts all of their
-connections at once. How long they were away includes the outage.
+connections at once. How long they were away includes the outage. A listener takes
+three file descriptors here, and one with --restart.
 
 Examples:
   piko bench connect --listeners 2000 --outage 5s --pid server=1234
+  piko bench connect --listeners 10000 --restart   # then stop the server and start it
 
 Exit status: 0 if all listeners are back in time, else 1.`
 }
@@ -120,6 +123,10 @@ func (c *benchConnectCmd) Validate() error {
 		return errors.New("--listeners must be at least 1")
 	case c.Outage < 0:
 		return errors.New("--outage must not be negative")
+	case c.Restart && c.Outage > 0:
+		return errors.New("--outage is how long a relay keeps connections out; with --restart there is none")
+	case c.Restart && len(c.PID) > 0:
+		return errors.New("--pid names a process that --restart waits to see replaced; leave out one of them")
 	case c.Within <= c.Outage:
 		return errors.New("--within must be more than --outage")
 	}
@@ -135,7 +142,10 @@ func (c *benchConnectCmd) Run(p *process) error {
 	}
 	b := bench.Reconnect{
 		Client:    sdk,
-		Listeners: c.Listeners, Outage: c.Outage, Timeout: c.Within, Processes: processList(c.PID), Logger: log,
+		Listeners: c.Listeners, Outage: c.Outage, Restart: c.Restart, Timeout: c.Within, Processes: processList(c.PID), Logger: log,
+	}
+	if c.Restart {
+		b.Await = func() { fmt.Fprintln(p.stderr, "all are connected: restart the server") }
 	}
 	r, err := b.Run(p.ctx)
 	if err != nil {

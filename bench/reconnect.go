@@ -21,7 +21,13 @@ type Reconnect struct {
 	Listeners int
 	// Outage is how long nobody can connect after the tunnels were cut.
 	Outage time.Duration
-	// Timeout bounds the time until all are back.
+	// Restart says that somebody else cuts the tunnels, by starting the server
+	// anew: the listeners are connected to it directly, and Outage is not used.
+	Restart bool
+	// Await is called when all are connected and the tunnels may be cut; it may
+	// be nil.
+	Await func()
+	// Timeout bounds the time until all are connected, and then the time until all are back.
 	Timeout   time.Duration
 	Processes []Process
 	Logger    *slog.Logger
@@ -40,22 +46,26 @@ type ReconnectResult struct {
 // Run connects the listeners through a relay of its own, cuts every connection,
 // and waits until all are connected again.
 func (b Reconnect) Run(ctx context.Context) (*ReconnectResult, error) {
-	relay, u, err := startRelay(b.Client.URL)
-	if err != nil {
-		return nil, err
-	}
-	defer relay.stop()
 	states := newWatch()
 	c := *b.Client
 	c.Connections, c.OnState = 1, states.set
-	if u.Scheme == "https" || u.Scheme == "wss" {
-		c.TLS = named(c.TLS, u.Hostname())
+	cut, mend := func() {}, func() {}
+	if !b.Restart {
+		relay, u, err := startRelay(b.Client.URL)
+		if err != nil {
+			return nil, err
+		}
+		defer relay.stop()
+		if u.Scheme == "https" || u.Scheme == "wss" {
+			c.TLS = named(c.TLS, u.Hostname())
+		}
+		u.Host = relay.ln.Addr().String()
+		c.URL = u.String()
+		cut, mend = func() { relay.cut(true) }, func() { relay.cut(false) }
 	}
-	u.Host = relay.ln.Addr().String()
-	c.URL = u.String()
 	services := NewServices(KindTCP, b.Logger)
 	defer services.Stop()
-	if err := services.Upstreams(ctx, &c, b.Listeners, endpointName); err != nil {
+	if err := b.connect(ctx, services, &c); err != nil {
 		return nil, err
 	}
 	before, err := usageOf(b.Processes)
@@ -64,11 +74,14 @@ func (b Reconnect) Run(ctx context.Context) (*ReconnectResult, error) {
 	}
 	var hist histogram
 	whole := states.after(b.Listeners, hist.add)
-	relay.cut(true)
+	if b.Await != nil {
+		b.Await()
+	}
+	cut()
 	limit, cancel := context.WithTimeout(ctx, b.Timeout)
 	defer cancel()
 	if sleepUntil(limit, time.Now().Add(b.Outage)) {
-		relay.cut(false)
+		mend()
 		select {
 		case <-whole:
 		case <-limit.Done():
@@ -86,10 +99,17 @@ func (b Reconnect) Run(ctx context.Context) (*ReconnectResult, error) {
 	}, nil
 }
 
+// connect opens the tunnels that are to be cut.
+func (b Reconnect) connect(ctx context.Context, services *Services, c *client.Client) error {
+	ctx, cancel := context.WithTimeout(ctx, b.Timeout)
+	defer cancel()
+	return services.Upstreams(ctx, c, b.Listeners, endpointName)
+}
+
 // Write prints r for a person.
 func (r *ReconnectResult) Write(w io.Writer) error {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	fmt.Fprintf(t, "Listeners\t%d cut at once, for %.1f s; %d are back\n", r.Listeners, r.Outage, r.Back)
+	fmt.Fprintf(t, "Listeners\t%d lost their tunnels, for %.1f s at least; %d are back\n", r.Listeners, r.Outage, r.Back)
 	fmt.Fprintf(t, "Back after\t%v\n", r.Latency)
 	writeProcesses(t, r.Processes)
 	return t.Flush()
@@ -184,12 +204,17 @@ func (r *cutter) pass(in net.Conn) {
 	defer r.leave(out)
 	var up sync.WaitGroup
 	up.Go(func() {
-		io.Copy(out, in)
+		passBytes(out, in)
 		out.Close()
 	})
-	io.Copy(in, out)
+	passBytes(in, out)
 	in.Close()
 	up.Wait()
+}
+
+// passBytes copies in this process: splice would take two pipes for each connection.
+func passBytes(to, from net.Conn) {
+	io.CopyBuffer(struct{ io.Writer }{to}, struct{ io.Reader }{from}, make([]byte, 4<<10))
 }
 
 // cut closes every connection and lets in none, or lets them in again.

@@ -60,6 +60,11 @@ func (s *Services) Listen(addr string) (net.Addr, error) {
 	return ln.Addr(), nil
 }
 
+// dialsAtOnce bounds the upstreams that connect at the same time: of more than a
+// listening socket queues, which are 4,096 on Linux, the system drops some, which then
+// wait for a second or more before it tries again.
+const dialsAtOnce = 1024
+
 // Upstreams registers n upstreams, on the endpoints that endpoint names, and
 // returns when all are connected. It fails when the first of them cannot, and
 // when ctx ends.
@@ -68,11 +73,18 @@ func (s *Services) Upstreams(ctx context.Context, c *client.Client, n int, endpo
 	listeners := make([]*client.Listener, n)
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
+	turns := make(chan int, n)
 	for i := range n {
+		turns <- i
+	}
+	close(turns)
+	for range min(n, dialsAtOnce) {
 		go func() {
-			var err error
-			listeners[i], err = c.Listen(ctx, endpoint(i))
-			connected <- err
+			for i := range turns {
+				var err error
+				listeners[i], err = c.Listen(ctx, endpoint(i))
+				connected <- err
+			}
 		}()
 	}
 	var failed error

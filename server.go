@@ -17,12 +17,14 @@ import (
 	"piko/accesslog"
 	"piko/admin"
 	"piko/certs"
+	"piko/events"
 	"piko/gossip"
 	"piko/limit"
 	"piko/listen"
 	"piko/peer"
 	"piko/proxy"
 	"piko/router"
+	"piko/stats"
 	"piko/tunnel"
 	"piko/upstreamconn"
 )
@@ -107,6 +109,10 @@ type server struct {
 	upgrades  *upgrades
 	limits    *limit.Requests
 	memory    *limit.Memory
+	traffic   *stats.Traffic
+	events    *events.Log
+	tracker   *events.Tracker
+	started   time.Time
 	budget    *tunnel.Budget
 	public    *proxy.Public
 	gate      *gate // clients' requests in flight
@@ -129,13 +135,20 @@ type server struct {
 
 	isReady    atomic.Bool // what /ready says
 	isDraining atomic.Bool // responses ask clients to close their connections
+
+	draining  atomic.Pointer[draining] // nil: it does not
+	askDrain  sync.Once
+	drainAsks chan struct{} // closed when an operator asks for a drain
 }
 
 // newServer puts a node together and opens its ports, so that its addresses
 // are known and a port in use is an error before anything has started. Whoever
 // calls it calls Run, which also closes the ports.
 func newServer(cfg serverConfig, log *slog.Logger) (*server, error) {
-	s := &server{cfg: cfg, id: newNodeID(cfg.Cluster), table: router.NewTable(), ready: make(chan struct{}), upgrades: newUpgrades()}
+	s := &server{cfg: cfg, id: newNodeID(cfg.Cluster), table: router.NewTable(), ready: make(chan struct{}), upgrades: newUpgrades(),
+		traffic: stats.New(), events: events.NewLog(), started: time.Now(), drainAsks: make(chan struct{})}
+	s.tracker = s.newTracker()
+	s.table.ObserveKnown(s.tracker.Endpoint)
 	s.epoch = gossip.NewEpoch(s.id, time.Now())
 	s.log = subsystem(log, "server").With("node_id", s.id)
 	registry := newRegistry()
@@ -173,6 +186,7 @@ func newServer(cfg serverConfig, log *slog.Logger) (*server, error) {
 		Auth:         s.guards.upstream,
 		Isolated:     cfg.isolated(),
 		Limits:       upstreamconn.Limits(cfg.Upstream.Limits),
+		OnChange:     s.tunnelChanged,
 	}
 	if s.peers, err = s.newPeers(log, registry, len(secrets) > 0); err != nil {
 		return nil, err
@@ -186,7 +200,12 @@ func newServer(cfg serverConfig, log *slog.Logger) (*server, error) {
 		TLS:       s.adminDialTLS(),
 		Auth:      s.guards.adminAuth(),
 		PassToken: len(secrets) > 0 || s.adminTLS != nil && !cfg.Admin.TLS.Client.InsecureSkipVerify,
+		Source:    s.statusSource(),
+		Events:    s.events,
+		Drain:     s.drainAsked,
 		Logger:    subsystem(log, "admin"),
+
+		Disconnect: s.upstreams.Disconnect,
 	}
 	if s.public, err = proxy.NewPublic(s.proxyOptions(log, registry)); err != nil {
 		return nil, err
@@ -219,6 +238,7 @@ func (s *server) proxyOptions(log *slog.Logger, registry prometheus.Registerer) 
 		NodeID:       s.id,
 		Internal:     s.peers,
 		Limits:       s.limits,
+		Traffic:      s.traffic,
 		Buffers:      s.budget,
 		Auth:         s.guards.proxy,
 		Timeout:      zeroIsOff(cfg.Timeout),
@@ -289,6 +309,8 @@ func (s *server) Run(ctx context.Context) error {
 	running.Go(func() { s.budget.Run(base) })
 	running.Go(func() { s.memory.Run(base) })
 	running.Go(func() { limit.GiveBack(base) })
+	running.Go(func() { s.traffic.Run(base) })
+	running.Go(func() { s.watch(base) })
 	running.Go(func() { s.tellResets(base) })
 	for _, p := range []*port{s.proxy, s.upstream, s.admin} {
 		running.Go(func() { failed <- p.serve(base) })
@@ -297,9 +319,19 @@ func (s *server) Run(ctx context.Context) error {
 		"admin", s.AdminAddr().String(), "gossip", s.GossipAddr())
 
 	s.warnOpen()
-	reason, err := s.serveUntil(ctx, failed)
+	reason, err := s.serveAndMove(ctx, base, failed)
 	s.drain(base, cut, reason)
 	return err
+}
+
+// serveAndMove is serveUntil, and moves work away if an operator asks for that.
+func (s *server) serveAndMove(ctx, base context.Context, failed <-chan error) (reason string, err error) {
+	moving, stop := context.WithCancel(base)
+	var mover sync.WaitGroup
+	defer mover.Wait()
+	defer stop()
+	mover.Go(func() { s.drainWhenAsked(moving) })
+	return s.serveUntil(ctx, failed)
 }
 
 // serveUntil returns why the node has to stop: an error if something failed.
@@ -310,6 +342,9 @@ func (s *server) serveUntil(ctx context.Context, failed <-chan error) (reason st
 		case <-joined:
 			joined = nil
 			s.isReady.Store(true)
+			if s.isDraining.Load() { // an operator was quick
+				s.isReady.Store(false)
+			}
 			close(s.ready)
 			s.log.Info("node ready", "nodes", s.clusterSize())
 		case <-ctx.Done():

@@ -3,8 +3,10 @@ package main
 import (
 	"context"
 	"fmt"
+	"sync/atomic"
 	"time"
 
+	"piko/admin"
 	"piko/relay"
 	"piko/tunnel"
 )
@@ -45,14 +47,8 @@ func (s *server) drain(base context.Context, cut context.CancelCauseFunc, reason
 	ctx, cancel := context.WithTimeout(base, s.cfg.GracePeriod)
 	defer cancel()
 
-	// Load balancers and other nodes look elsewhere, clients are asked to
-	// reconnect elsewhere.
-	s.isReady.Store(false)
-	s.gossip.SetDraining()
-	s.isDraining.Store(true)
-	_, upstreams := s.table.Totals()
-	s.log.Info("node draining", "reason", reason, "in_flight", s.gate.inFlight.count(), "hops_in_flight", s.hops.inFlight.count(), "upstreams", upstreams,
-		"other_nodes", s.gossip.Size(), "shutdown_delay", s.cfg.ShutdownDelay.String(), "grace_period", s.cfg.GracePeriod.String())
+	deadline := began.Add(s.cfg.GracePeriod)
+	s.beginDrain(reason, &deadline)
 
 	// Agents that have another node to go to need not wait for the rest.
 	moved := make(chan struct{})
@@ -79,6 +75,7 @@ func (s *server) drain(base context.Context, cut context.CancelCauseFunc, reason
 	requests := s.gate.inFlight.wait(ctx)
 
 	// Other nodes send nothing more, and get the answers to what they have sent.
+	s.draining.Load().leaving.Store(true)
 	leave, cancelLeave := context.WithTimeout(context.WithoutCancel(base), leaveTime)
 	s.gossip.Leave(leave)
 	cancelLeave()
@@ -106,6 +103,86 @@ func (s *server) drain(base context.Context, cut context.CancelCauseFunc, reason
 	s.peers.Close(unwind)
 	s.log.Info("node stopped", "took", time.Since(began).Round(time.Millisecond).String(), "requests_cut", requests, "upstreams_closed", closed)
 	s.admin.close(unwind)
+}
+
+// draining says that the node drains.
+type draining struct {
+	// Static after construction.
+	began    time.Time
+	deadline *time.Time // nil: it stays until it is told to stop
+
+	leaving atomic.Bool // other nodes send nothing more
+}
+
+// beginDrain has load balancers and other nodes look elsewhere, and clients
+// reconnect elsewhere. Every request is still served.
+func (s *server) beginDrain(reason string, deadline *time.Time) {
+	before := s.draining.Load()
+	if before != nil && deadline == nil {
+		return // it is on its way already
+	}
+	d := &draining{began: time.Now(), deadline: deadline}
+	if before != nil {
+		d.began = before.began
+	}
+	if !s.draining.CompareAndSwap(before, d) && deadline == nil {
+		return // it has just been told to stop
+	}
+	s.draining.Store(d)
+	s.isDraining.Store(true)
+	s.isReady.Store(false)
+	s.gossip.SetDraining()
+	_, upstreams := s.table.Totals()
+	s.log.Info("node draining", "reason", reason, "in_flight", s.gate.inFlight.count(), "hops_in_flight", s.hops.inFlight.count(), "upstreams", upstreams,
+		"other_nodes", s.gossip.Size(), "shutdown_delay", s.cfg.ShutdownDelay.String(), "grace_period", s.cfg.GracePeriod.String())
+}
+
+// drainState is how far the drain is.
+func (s *server) drainState() admin.Drain {
+	d := s.draining.Load()
+	if d == nil {
+		return admin.Drain{}
+	}
+	out := admin.Drain{
+		StartedAt:    d.began.UTC().Truncate(time.Millisecond),
+		TunnelsLeft:  s.upstreams.Tunnels(),
+		RequestsLeft: s.gate.inFlight.count() + s.hops.inFlight.count(),
+	}
+	if d.deadline != nil {
+		deadline := d.deadline.UTC().Truncate(time.Millisecond)
+		out.Deadline = &deadline
+	}
+	return out
+}
+
+// drainAsked begins the drain that an operator asks for.
+func (s *server) drainAsked() admin.Drain {
+	s.askDrain.Do(func() {
+		s.beginDrain("an operator asks for it", nil)
+		close(s.drainAsks)
+	})
+	return s.drainState()
+}
+
+// moveAgain is how long agents are left alone that could not be moved.
+const moveAgain = 30 * time.Second
+
+// drainWhenAsked moves agents to other nodes, as soon as there are some, once an
+// operator has asked for a drain. The node goes on serving whatever still comes
+// until it is told to stop, which then finds little left to wait for.
+func (s *server) drainWhenAsked(ctx context.Context) {
+	select {
+	case <-s.drainAsks:
+	case <-ctx.Done():
+	}
+	for ctx.Err() == nil {
+		wait := time.Second
+		if s.others() && s.upstreams.Tunnels() > 0 {
+			s.moveUpstreams(ctx)
+			wait = moveAgain
+		}
+		pause(ctx, wait)
+	}
 }
 
 // moveUpstreams asks all agents to move to other nodes, and returns when they

@@ -4,7 +4,7 @@
 // any other node of its cluster. It also has the client of that API, for the
 // command line.
 //
-// It owns no state and no goroutine, and does not listen: main gives it funcs
+// It owns no goroutine but those of requests, and does not listen: main gives it funcs
 // that answer its questions and serves its Handler on the admin port. It knows
 // no other part of piko, only what they have to show.
 package admin
@@ -21,6 +21,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"piko/admin/page"
+	"piko/events"
 	"piko/fault"
 )
 
@@ -56,8 +57,20 @@ type Server struct {
 	PassToken bool
 	// Gatherer has the metrics; nil serves none.
 	Gatherer prometheus.Gatherer
-	// Logger gets what goes wrong here; nil discards.
+	// Source, if not nil, is for the routes that show traffic.
+	Source *Source
+	// Events, if not nil, are those that /status/events shows.
+	Events *events.Log
+	// Drain, if not nil, makes the node drain, unless it does already, and says
+	// how far it is; it does not wait.
+	Drain func() Drain
+	// Disconnect, if not nil, ends the tunnel with the id and says whether there
+	// was one; it does not wait.
+	Disconnect func(id string) bool
+	// Logger gets what goes wrong here, and what was asked for; nil discards.
 	Logger *slog.Logger
+
+	watching viewers // of Events
 }
 
 // get is a route that is answered by GET and HEAD alone.
@@ -71,6 +84,7 @@ type get struct {
 // node of the cluster answers.
 func (s *Server) Handler() http.Handler {
 	mux := http.NewServeMux()
+	forward := newForwarder(s, mux)
 	for _, r := range []get{
 		{"/health", probe(s.Healthy)},
 		{"/ready", probe(s.Ready)},
@@ -86,10 +100,38 @@ func (s *Server) Handler() http.Handler {
 		mux.Handle("/metrics", methods(metricsHandler(s.Gatherer, s.log()), http.MethodGet, http.MethodHead))
 	}
 	s.addPprof(mux)
+	s.addStatus(mux, forward)
 	web := page.Handler()
 	mux.Handle(page.Prefix, web)
 	mux.HandleFunc("/", serveRest(web))
-	return newGate(s, newForwarder(s, mux))
+	return newGate(s, forward)
+}
+
+// addStatus adds the routes for which there is something to show or to do.
+func (s *Server) addStatus(mux *http.ServeMux, forward *forwarder) {
+	if s.Source != nil {
+		st := &status{Server: s, source: s.Source, forward: forward}
+		for _, r := range []get{
+			{"/status/overview", st.serveOverview},
+			{"/status/endpoints", st.serveEndpointList},
+			{"/status/endpoints/{endpoint}", st.serveEndpoint},
+			{"/status/upstreams", st.serveUpstreams},
+			{"/status/loads", st.serveLoads},
+			{"/status/traffic", st.serveTraffic},
+		} {
+			mux.Handle(r.path, methods(r.handler, http.MethodGet, http.MethodHead))
+		}
+		mux.Handle("/status/live", methods(http.HandlerFunc(st.serveLive), http.MethodGet))
+	}
+	if s.Events != nil {
+		mux.Handle("/status/events", methods(http.HandlerFunc(s.serveEvents), http.MethodGet))
+	}
+	if s.Drain != nil {
+		mux.Handle("/status/drain", methods(http.HandlerFunc(s.serveDrain), http.MethodPost))
+	}
+	if s.Disconnect != nil {
+		mux.Handle("/status/upstreams/{id}/disconnect", methods(http.HandlerFunc(s.serveDisconnect), http.MethodPost))
+	}
 }
 
 func (s *Server) log() *slog.Logger {

@@ -34,6 +34,12 @@ const (
 	maxForwards    = 32               // at a time
 )
 
+// actionPrefix begins the paths of what changes something.
+const actionPrefix = "/status/"
+
+// endless are the paths of answers without an end.
+var endless = map[string]bool{"/status/live": true, "/status/events": true}
+
 // forwarder passes requests on to other nodes. It has no goroutine: each
 // request has a connection of its own.
 type forwarder struct {
@@ -92,9 +98,12 @@ func (f *forwarder) arrived(want []string, to string) error {
 // forward answers r with what node to answers. An error means that nothing was
 // written.
 func (f *forwarder) forward(w http.ResponseWriter, r *http.Request, to string) error {
-	if r.Method != http.MethodGet && r.Method != http.MethodHead {
+	if acts := r.Method == http.MethodPost && strings.HasPrefix(r.URL.Path, actionPrefix); !acts && r.Method != http.MethodGet && r.Method != http.MethodHead {
 		w.Header().Set("Allow", "GET, HEAD")
 		return fault.MethodNotAllowed
+	}
+	if endless[r.URL.Path] {
+		return &fault.Error{Code: fault.Forbidden, Detail: "what has no end is not forwarded: ask the node itself"}
 	}
 	if strings.HasPrefix(r.URL.Path, pprofPrefix) {
 		return &fault.Error{Code: fault.Forbidden, Detail: "profiles are not forwarded: ask the node itself, on its own machine"}

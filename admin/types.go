@@ -3,12 +3,14 @@ package admin
 import "time"
 
 // What the routes of the status answer. Times are UTC, durations and latencies
-// in seconds, rates per second over the last 10 s, latencies those of requests
-// that ended in the last 10 s. Names of endpoints are without their tenant.
+// in seconds, rates per second over the last 5 to 10 s, latencies those of
+// requests that ended then; those of several nodes are added up with the mean of
+// the medians and the highest 99th percentile. Names of endpoints are without
+// their tenant.
 
 // Load is what goes on at a node, a cluster or an endpoint.
 type Load struct {
-	Tunnels           int     `json:"tunnels"`
+	Tunnels           int     `json:"tunnels"`   // as far as the node knows that answers: of an endpoint at other nodes at least so many
 	InFlight          int     `json:"in_flight"` // requests and connections of clients
 	RequestsPerSecond float64 `json:"requests_per_second"`
 	ErrorsPerSecond   float64 `json:"errors_per_second"` // answers of 500 and above, and responses that broke off
@@ -57,7 +59,9 @@ type Drain struct {
 	StartedAt    time.Time `json:"started_at"`
 	TunnelsLeft  int       `json:"tunnels_left"`
 	RequestsLeft int       `json:"requests_left"` // in flight, of clients and of other nodes
-	Deadline     time.Time `json:"deadline"`      // when what is left is cut
+	// Deadline is when what is left is cut; null while the node was asked to
+	// drain and not to stop.
+	Deadline *time.Time `json:"deadline"`
 }
 
 // Partial is a node whose part of an answer is missing.
@@ -151,27 +155,3 @@ type UpstreamError struct {
 	Code   string    `json:"code"`
 	Detail string    `json:"detail"`
 }
-
-// Event is one event of /status/events: the data of it, in JSON. Its id is that
-// of the stream.
-type Event struct {
-	Type     string    `json:"type"` // one of the constants below
-	Time     time.Time `json:"time"`
-	Node     string    `json:"node"`     // that it is about; of an endpoint, which noticed it
-	Endpoint string    `json:"endpoint"` // "" if it is about a node
-	Tenant   string    `json:"tenant"`
-	Upstream string    `json:"upstream"` // id of the tunnel; "" if it is not about one
-	Detail   string    `json:"detail"`   // why, if that is known
-}
-
-// The types of events. A node says of endpoints what holds for the whole
-// cluster, as far as it knows.
-const (
-	EventEndpointUp           = "endpoint-up"
-	EventEndpointDown         = "endpoint-down"
-	EventNodeUp               = "node-up"
-	EventNodeDown             = "node-down"
-	EventNodeDraining         = "node-draining"
-	EventUpstreamConnected    = "upstream-connected"
-	EventUpstreamDisconnected = "upstream-disconnected"
-)

@@ -110,6 +110,9 @@ func (n *node) describe(now time.Time) NodeStatus {
 	return s
 }
 
+// SelfAdminAddr is host:port of this node's admin port, as others reach it.
+func (c *Cluster) SelfAdminAddr() string { return c.opt.AdminAddr }
+
 // Size is the number of nodes that live and do not drain, with this one.
 func (c *Cluster) Size() int {
 	c.mu.Lock()

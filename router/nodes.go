@@ -99,7 +99,7 @@ func (t *Table) applyShard(n *Node, changes []change) {
 	s := &t.shards[changes[0].shard]
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	b := batch{shard: s}
+	b := batch{shard: s, known: t.known}
 	for _, c := range changes {
 		if c.weight > 0 && b.current()[c.endpoint] == nil {
 			c.endpoint = strings.Clone(c.endpoint) // a small part of a larger buffer, most likely

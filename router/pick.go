@@ -22,6 +22,9 @@ type Remote struct {
 	state *remoteState // of this endpoint there
 }
 
+// Tunnels is how many upstreams there are there at least.
+func (r Remote) Tunnels() int { return (r.Weight + maxWeight - 1) / maxWeight }
+
 func (r Remote) target() Target { return Target{Node: r.Node, remote: r.state} }
 
 // hopCost is what a hop counts for beside the requests in flight: a local

@@ -20,6 +20,7 @@ type Table struct {
 	// Static after construction.
 	seed     maphash.Seed
 	observer func(endpoint string, weight int) // set before use; nil: nobody
+	known    func(endpoint string, known bool) // likewise
 
 	// Read by Lookup without a lock.
 	shards [shardCount]shard
@@ -90,6 +91,10 @@ func (t *Table) Add(endpoint string, l *Local) (remove func()) {
 // table. Observe is called before the table is used.
 func (t *Table) Observe(f func(endpoint string, weight int)) { t.observer = f }
 
+// ObserveKnown has f told of each endpoint that somebody begins to serve, here or
+// elsewhere, and of each that nobody serves any more. It is called as Observe's f.
+func (t *Table) ObserveKnown(f func(endpoint string, known bool)) { t.known = f }
+
 // Reweigh tells the observer that the weight of a tunnel of the endpoint has
 // changed.
 func (t *Table) Reweigh(endpoint string) {
@@ -101,7 +106,7 @@ func (t *Table) update(endpoint string, to func(old *Route) *Route) {
 	s := &t.shards[t.shardOf(endpoint)]
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	b := batch{shard: s}
+	b := batch{shard: s, known: t.known}
 	before, after, route := b.update(endpoint, to)
 	b.publish()
 	t.upstreams.Add(int64(after - before))
@@ -115,6 +120,14 @@ func (t *Table) update(endpoint string, to func(old *Route) *Route) {
 type batch struct {
 	shard *shard
 	next  map[string]*entry // nil: the set of endpoints has not changed
+	known func(endpoint string, known bool)
+}
+
+// tell says that an endpoint is in the table now, or no more.
+func (b *batch) tell(endpoint string, known bool) {
+	if b.known != nil {
+		b.known(endpoint, known)
+	}
 }
 
 func (b *batch) current() map[string]*entry {
@@ -142,8 +155,10 @@ func (b *batch) update(endpoint string, to func(old *Route) *Route) (before, aft
 		e = new(entry)
 		e.route.Store(route)
 		b.writable()[endpoint] = e
+		b.tell(endpoint, true)
 	case route == nil:
 		delete(b.writable(), endpoint)
+		b.tell(endpoint, false)
 	default:
 		e.route.Store(route)
 	}
@@ -194,6 +209,30 @@ func (t *Table) Endpoints() iter.Seq2[string, int] {
 // many tunnels there are. It costs two loads.
 func (t *Table) Totals() (endpoints, upstreams int) {
 	return int(t.endpoints.Load()), int(t.upstreams.Load())
+}
+
+// Routes returns all endpoints that somebody serves, here or elsewhere, in no
+// order. Changes meanwhile may or may not be seen.
+func (t *Table) Routes() iter.Seq2[string, *Route] {
+	return func(yield func(string, *Route) bool) {
+		for endpoint, e := range t.entries() {
+			if !yield(endpoint, e.route.Load()) {
+				return
+			}
+		}
+	}
+}
+
+// Size is the number of endpoints that somebody serves. It takes a load for each
+// shard.
+func (t *Table) Size() int {
+	n := 0
+	for i := range t.shards {
+		if m := t.shards[i].entries.Load(); m != nil {
+			n += len(*m)
+		}
+	}
+	return n
 }
 
 func (t *Table) entries() iter.Seq2[string, *entry] {

@@ -1,7 +1,6 @@
 package stats
 
 import (
-	"cmp"
 	"hash/maphash"
 	"iter"
 	"slices"
@@ -201,40 +200,4 @@ func (t *Traffic) Endpoint(name string, now time.Time) Detail {
 		})
 	}
 	return out
-}
-
-// Merge adds the load of another node. The median of both is the mean of theirs
-// by requests, the 99th percentile the higher one: what it is at most.
-func (l Load) Merge(o Load) Load {
-	sum := l.RequestsPerSecond + o.RequestsPerSecond
-	return Load{
-		InFlight:          l.InFlight + o.InFlight,
-		RequestsPerSecond: sum,
-		ErrorsPerSecond:   l.ErrorsPerSecond + o.ErrorsPerSecond,
-		P50:               mean(l.P50, l.RequestsPerSecond, o.P50, o.RequestsPerSecond),
-		P99:               max(l.P99, o.P99),
-	}
-}
-
-// MergePoints adds histories of several nodes up, by the time of their points.
-func MergePoints(a, b []Point) []Point {
-	all := slices.Concat(a, b)
-	slices.SortStableFunc(all, func(x, y Point) int { return x.Time.Compare(y.Time) })
-	var out []Point
-	for _, p := range all {
-		if n := len(out); n > 0 && out[n-1].Time.Equal(p.Time) {
-			last := &out[n-1]
-			last.P50 = mean(last.P50, float64(last.Requests), p.P50, float64(p.Requests))
-			last.P99 = max(last.P99, p.P99)
-			last.Requests += p.Requests
-			last.Errors += p.Errors
-			continue
-		}
-		out = append(out, p)
-	}
-	return out
-}
-
-func mean(a, weightA, b, weightB float64) float64 {
-	return (a*weightA + b*weightB) / cmp.Or(weightA+weightB, 1)
 }

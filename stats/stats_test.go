@@ -201,22 +201,6 @@ func TestManyAtOnce(t *testing.T) {
 	}
 }
 
-func TestMerge(t *testing.T) {
-	a := Load{InFlight: 1, RequestsPerSecond: 30, ErrorsPerSecond: 1, P50: 0.1, P99: 0.2}
-	b := Load{InFlight: 2, RequestsPerSecond: 10, P50: 0.5, P99: 0.9}
-	if got, want := a.Merge(b), (Load{3, 40, 1, 0.2, 0.9}); math.Abs(got.P50-want.P50) > 1e-9 || got.P99 != want.P99 || got.InFlight != 3 || got.RequestsPerSecond != 40 {
-		t.Errorf("got %+v, want %+v", got, want)
-	}
-	if got := (Load{}).Merge(Load{}); got != (Load{}) {
-		t.Errorf("nothing and nothing: %+v", got)
-	}
-	at := time.Unix(1000, 0)
-	got := MergePoints([]Point{{at, 1, 0, 1, 1}, {at.Add(Interval), 3, 1, 0.1, 1}}, []Point{{at.Add(Interval), 1, 0, 0.5, 0.2}, {at.Add(2 * Interval), 5, 0, 1, 1}})
-	if len(got) != 3 || got[1].Requests != 4 || got[1].Errors != 1 || math.Abs(got[1].P50-0.2) > 1e-9 || got[1].P99 != 1 || got[2].Requests != 5 {
-		t.Errorf("got %+v", got)
-	}
-}
-
 func TestRequestsAllocateNothing(t *testing.T) {
 	tr := New()
 	tr.End(tr.Begin("e"), time.Millisecond, nil)

@@ -46,6 +46,21 @@ func (s *Server) Upstreams() iter.Seq[Status] {
 	}
 }
 
+// UpstreamsOf is Upstreams for one name of the table.
+func (s *Server) UpstreamsOf(name string) iter.Seq[Status] {
+	s.init()
+	return func(yield func(Status) bool) {
+		for _, u := range s.registry.all() {
+			if u.instance.endpoint != name {
+				continue
+			}
+			if st, ok := u.status(); ok && !yield(st) {
+				return
+			}
+		}
+	}
+}
+
 // status is not ok for a tunnel that is not open yet.
 func (u *upstream) status() (st Status, ok bool) {
 	u.mu.Lock()

@@ -16,6 +16,7 @@ const maxSubject = 64
 // Grant, that of a port without authentication, allows everything for ever.
 type Grant struct {
 	claims  claims
+	token   string // to verify it again; nothing shows it
 	id      string
 	subject string
 	outlive bool // nothing ends with the token
@@ -23,7 +24,7 @@ type Grant struct {
 
 func newGrant(token string, c *claims, cfg *Config) *Grant {
 	sum := sha256.Sum256([]byte(token))
-	return &Grant{claims: *c, id: hex.EncodeToString(sum[:8]), subject: clean(c.subject, maxSubject), outlive: cfg.DisableDisconnectOnExpiry}
+	return &Grant{claims: *c, token: token, id: hex.EncodeToString(sum[:8]), subject: clean(c.subject, maxSubject), outlive: cfg.DisableDisconnectOnExpiry}
 }
 
 // Expiry is when what the token has opened is to end: the moment from which
@@ -59,6 +60,12 @@ func (g *Grant) ID() string {
 	}
 	return g.id
 }
+
+// String is what fmt shows of a Grant: its ID, and not what else is in it.
+func (g *Grant) String() string { return "token " + g.ID() }
+
+// GoString is String.
+func (g *Grant) GoString() string { return g.String() }
 
 // Subject is the token's claim sub for logs: at most 64 bytes without any that
 // do not print. It is "" for a nil Grant.

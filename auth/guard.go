@@ -55,8 +55,9 @@ type Guard struct {
 	sources *limiter
 	changed chan struct{} // rules are new; holds one
 
-	rules atomic.Pointer[rules]
-	lines logLimit
+	rules      atomic.Pointer[rules]
+	generation generation
+	lines      logLimit
 
 	warnExpiry, warnEndpoints sync.Once
 }
@@ -187,6 +188,7 @@ func (g *Guard) Prepare(opt Options) (commit func(), err error) {
 	}
 	return func() {
 		g.rules.Store(next)
+		g.generation.commits.Add(1)
 		select {
 		case g.changed <- struct{}{}:
 		default:

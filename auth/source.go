@@ -43,6 +43,7 @@ type source struct {
 	wake  chan struct{} // asks run for a fetch; holds one
 
 	set      atomic.Pointer[keySet] // nil: none yet
+	loads    atomic.Uint64          // sets that were stored
 	failures atomic.Uint64          // of all fetches
 	success  atomic.Int64           // Unix time in ns of the last good one
 
@@ -170,6 +171,7 @@ func (s *source) fetch(ctx context.Context) error {
 	s.last = next
 	if was == nil || was.sum != next.sum {
 		s.set.Store(newKeySet(next.keys, true))
+		s.loads.Add(1)
 		s.log.Info("key set loaded", "url", s.where, "keys", len(next.keys), "skipped", next.skipped)
 	} else if before != nil {
 		s.log.Info("key set loaded again, it has not changed", "url", s.where)

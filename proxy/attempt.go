@@ -160,7 +160,7 @@ func (x *exchange) mayRetry(err error) (retryKind, bool) {
 	x.attempt.overloaded = x.attempt.overloaded || errors.Is(err, fault.Overloaded)
 	x.attempt.draining = x.attempt.draining || errors.Is(err, fault.Draining)
 	switch {
-	case x.r.Context().Err() != nil, isClientError(err), x.call.timedOut(), x.call.lapsed():
+	case x.r.Context().Err() != nil, isClientError(err), x.call.timedOut(), x.call.lapsed() != nil:
 		return 0, false
 	case relay.NeverExecuted(err):
 		return retryFree, true
@@ -199,7 +199,7 @@ func isClientError(err error) bool {
 
 // clientsFault reports whether an exchange failed for a reason that lies with the client.
 func (x *exchange) clientsFault(err error) bool {
-	return isClientError(err) || x.r.Context().Err() != nil || x.call.expired() || x.call.lapsed()
+	return isClientError(err) || x.r.Context().Err() != nil || x.call.expired() || x.call.lapsed() != nil
 }
 
 // targetsFault reports whether an attempt failed for a reason that lies with the target, and not with the client or

@@ -4,6 +4,8 @@ import (
 	"net/http/httptest"
 	"testing"
 	"time"
+
+	"piko/auth"
 )
 
 // BenchmarkEnter is what each request costs until it is known to be let in: with a token that was seen before, and
@@ -30,9 +32,18 @@ func BenchmarkEnter(b *testing.B) {
 
 // BenchmarkLife is what it costs to end a request with its token.
 func BenchmarkLife(b *testing.B) {
-	var c call
+	w := newWorld(b, func(o *Options) {
+		o.Auth = newGuard(b, auth.Options{Default: auth.Config{HMACSecretKeys: []string{keyAll}}})
+	})
+	grant, err := w.p.opt.Auth.Verify("", mint(keyAll, expiresAt(time.Now().Add(hour))))
+	if err != nil {
+		b.Fatal(err)
+	}
+	x := exchange{f: &w.p.forwarder, bearer: auth.Bearer{Grant: grant}}
+	x.call.x = &x
 	b.ReportAllocs()
-	for at := time.Now().Add(time.Hour); b.Loop(); c.outlive() {
-		c.lapseAt(at)
+	for b.Loop() {
+		x.call.live()
+		x.call.outlive()
 	}
 }

@@ -68,7 +68,7 @@ func (c *call) expireAfter(d, grace time.Duration) {
 
 // cancel ends the call, unless it has ended.
 func (c *call) cancel(cause error) {
-	if !c.Cancel(cause) || cause != errLapsed {
+	if !c.Cancel(cause) || cause != errLapsed && cause != errRevoked {
 		return
 	}
 	c.mu.Lock()
@@ -187,6 +187,8 @@ func setAlarm(c *call, d time.Duration, cause error) *alarm {
 		return a
 	}
 	a := &alarm{c: c, cause: cause}
+	a.mu.Lock() // it may ring, and be set again, at once
+	defer a.mu.Unlock()
 	a.timer = time.AfterFunc(d, a.ring)
 	return a
 }
@@ -199,6 +201,12 @@ func (a *alarm) ring() {
 	case c == nil:
 	case cause == errNotTaken && c.moves():
 		a.again(c, c.send/looks)
+	case cause == errLapsed:
+		if next, cause := c.x.judgeLife(); cause != nil {
+			c.cancel(cause)
+		} else {
+			a.again(c, next)
+		}
 	default:
 		c.cancel(cause)
 	}

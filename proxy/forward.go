@@ -102,8 +102,8 @@ func (x *exchange) forward(target string) {
 		x.writer.end()
 		return
 	}
-	if x.call.lapsed() {
-		err = errLapsed
+	if lapsed := x.call.lapsed(); lapsed != nil {
+		err = lapsed
 	}
 	x.err = err
 	if x.targetsFault(err) {
@@ -149,9 +149,7 @@ func (x *exchange) prepare(target string) {
 	x.call.begin(x, limit, x.f.opt.SendTimeout)
 	x.url = url.URL{Scheme: "http", Host: x.r.Host, Opaque: target}
 	x.attempt.most = maxAttempts
-	if expiry := x.bearer.Grant.Expiry(); !expiry.IsZero() {
-		x.call.lapseAt(expiry)
-	}
+	x.call.live()
 	if x.peer != nil {
 		x.prepareHop()
 	} else {
@@ -211,8 +209,8 @@ func (x *exchange) classify(err error, gone bool) *fault.Error {
 	switch {
 	case gone:
 		return nil
-	case x.call.lapsed():
-		return fault.New(fault.ExpiredToken, errLapsed)
+	case x.call.lapsed() != nil:
+		return fault.New(fault.From(x.call.lapsed()).Code, x.call.lapsed())
 	case isClientError(err):
 		return fault.New(fault.MalformedRequest, err)
 	case x.call.timedOut():

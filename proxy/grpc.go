@@ -36,7 +36,7 @@ func (x *exchange) endGRPC(err error) bool {
 	}
 	code := fault.UpstreamUnreachable
 	switch {
-	case x.call.lapsed():
+	case x.call.lapsed() != nil:
 		code = fault.ExpiredToken
 	case x.call.expired():
 		code = fault.UpstreamTimeout

@@ -62,6 +62,7 @@ type bubble struct {
 	reg   *prometheus.Registry
 	out   lines
 	start time.Time
+	guard *auth.Guard
 	token string      // that is good for an hour
 	ended chan string // what the service says of its connections' ends
 }
@@ -79,8 +80,9 @@ func inHour(t *testing.T, cfg auth.Config, serve func(c net.Conn, r *bufio.Reade
 		b := &bubble{t: t, ln: newMemListener(), table: router.NewTable(), reg: prometheus.NewRegistry(), start: time.Now(), ended: make(chan string, 8)}
 		b.token = mint(keyAll, expiresAt(b.start.Add(hour)))
 		cfg.HMACSecretKeys = []string{keyAll}
+		b.guard = newGuard(t, auth.Options{Default: cfg})
 		p, err := NewPublic(Options{
-			Lookup: b.table.Lookup, Auth: newGuard(t, auth.Options{Default: cfg}), Registerer: b.reg,
+			Lookup: b.table.Lookup, Auth: b.guard, Registerer: b.reg,
 			Timeout: -1, ReadTimeout: -1, WriteTimeout: -1,
 			AccessLog: accesslog.New(&b.out, accesslog.Config{}, accesslog.Options{}),
 		})

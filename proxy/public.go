@@ -63,7 +63,7 @@ func (x *exchange) end() {
 	f.metrics.observe(x.r.Method, x.status, d, x.body.Bytes(), x.bytesOut, x.upgraded)
 	f.metrics.tenants.observe(x.bearer.Tenant, x.status)
 	x.endTraffic(d)
-	if errors.Is(x.err, errLapsed) {
+	if errors.Is(x.err, errLapsed) || errors.Is(x.err, errRevoked) {
 		f.metrics.lapsed.Inc()
 	}
 	if x.err != nil {

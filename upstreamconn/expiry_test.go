@@ -76,6 +76,12 @@ func (b *bubble) join(t *testing.T, tenant, endpoint, token string) *peer {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return b.joinWith(t, tenant, endpoint, grant)
+}
+
+// joinWith is join for a token that was verified.
+func (b *bubble) joinWith(t *testing.T, tenant, endpoint string, grant *auth.Grant) *peer {
+	t.Helper()
 	if err := b.places.take(endpoint, grant.ID()); err != nil {
 		t.Fatal(err)
 	}
@@ -267,21 +273,73 @@ func TestTunnelOutlivesItsTokenIfItMay(t *testing.T) {
 	})
 }
 
-// Keys that are taken away end no tunnel, but let no new token in.
+// Tunnels whose key is taken away end within a second, in order; those of another key stay, whose token was made with a
+// key that is accepted still, and so do those that have expired and may go on for that.
 func TestKeysThatAreTakenAway(t *testing.T) {
-	inBubble(t, oneSecret, func(t *testing.T, b *bubble) {
-		stays, asks := b.join(t, "", "stays", until(time.Now().Add(time.Minute), nil)), b.join(t, "", "asks", until(time.Now().Add(time.Minute), nil))
+	both := auth.Options{Default: auth.Config{HMACSecretKeys: []string{secret, otherSecret}}}
+	inBubble(t, both, func(t *testing.T, b *bubble) {
+		in := func(d time.Duration) time.Time { return time.Now().Add(d) }
+		other := claims(nil)
+		other["exp"] = in(time.Hour).Unix()
+		old := b.join(t, "", "old", until(in(time.Hour), nil))
+		never := b.join(t, "", "never", until(in(time.Hour*24*365), nil))
+		fresh := b.join(t, "", "fresh", until(in(time.Hour), nil))
+		stays := b.join(t, "", "stays", sign(otherSecret, other))
+		asks := b.join(t, "", "asks", sign(otherSecret, other))
+		keys := b.endRevoked(0)
+		stream, err := old.up.Open(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer stream.Close()
+		fresh.up.onToken(sign(otherSecret, other))
+		b.lives(t, "with a token of the other key", fresh, true, true)
 		commit, err := b.Auth.Prepare(auth.Options{Default: auth.Config{HMACSecretKeys: []string{otherSecret}}})
 		if err != nil {
 			t.Fatal(err)
 		}
 		commit()
-		time.Sleep(time.Minute)
-		b.lives(t, "until its token expires", stays, true, true)
-		asks.up.onToken(until(time.Now().Add(time.Minute), nil))
+		keys = b.endRevoked(keys)
+		for name, p := range map[string]*peer{"old": old, "never": never} {
+			b.lives(t, name, p, false, true)
+			if why := <-p.drains; why != revoked {
+				t.Errorf("%s was asked to leave since %q", name, why)
+			}
+		}
+		b.lives(t, "of the other key", stays, true, true)
+		b.lives(t, "with a fresh token", fresh, true, true)
+		if again := b.endRevoked(keys); again != keys {
+			t.Error("the keys have changed again")
+		}
+		asks.up.onToken(until(in(time.Hour), nil))
 		b.lives(t, "with a token of the old key", asks, false, true)
-		time.Sleep(leeway + time.Second)
-		b.lives(t, "expired", stays, false, true)
+		time.Sleep(moveGrace + time.Second)
+		b.lives(t, "without a request", never, false, false)
+		b.lives(t, "with a request", old, false, true)
+		time.Sleep(expiryGrace)
+		b.lives(t, "at the end", old, false, false)
+		if len(b.log.with("eyJ")) > 0 {
+			t.Error("the log has a token")
+		}
+	})
+}
+
+// A tunnel that comes while the keys change is not overlooked: its token was verified by those before.
+func TestTunnelThatComesWhileKeysChange(t *testing.T) {
+	inBubble(t, oneSecret, func(t *testing.T, b *bubble) {
+		token := until(time.Now().Add(time.Hour), nil)
+		grant, err := b.Auth.Verify("", token)
+		if err != nil {
+			t.Fatal(err)
+		}
+		commit, err := b.Auth.Prepare(auth.Options{Default: auth.Config{HMACSecretKeys: []string{otherSecret}}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		commit()
+		b.endRevoked(0)
+		p := b.joinWith(t, "", "late", grant)
+		b.lives(t, "verified before", p, false, true)
 	})
 }
 

@@ -76,6 +76,7 @@ func (u *upstream) join(sess *tunnel.Session) {
 		}
 	default:
 		u.supersede()
+		u.checkGrant()
 	}
 }
 

@@ -148,12 +148,14 @@ func (s *Server) tend(ctx context.Context) {
 	t := time.NewTicker(cmp.Or(s.second, time.Second))
 	defer t.Stop()
 	b := newBalancer(s)
+	keys := uint64(0)
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case now := <-t.C:
 			s.lingers.end(now)
+			keys = s.endRevoked(keys)
 			b.balance(ctx, now)
 		}
 	}

@@ -91,6 +91,7 @@ func (u *upstream) renewGrant(token string) {
 		u.schedule()
 		u.mu.Unlock()
 		u.server.places.swap(was.ID(), grant.ID())
+		u.checkGrant()
 		u.server.log.Debug("upstream has a fresh token", u.attrs("expires", grant.Expiry())...)
 	}
 }

@@ -17,7 +17,6 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
-	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
@@ -85,6 +84,10 @@ const (
 
 // Listener is one endpoint and the service behind it.
 type Listener struct {
+	// ID tells a listener from another that says anything else; see Prepare.
+	// Empty is none.
+	ID string
+
 	// Endpoint is the name to listen on.
 	Endpoint string
 
@@ -141,13 +144,26 @@ type Listener struct {
 	GetTLS func() *tls.Config
 }
 
-// Agent runs the listeners of a Config. Make one with New; Run it once.
+// Agent runs the listeners of a Config, which Prepare changes. Make one with New;
+// Run it once.
 type Agent struct {
 	// Static after construction.
-	grace     time.Duration
-	log       *slog.Logger
-	listeners []*listener
+	grace time.Duration
+	log   *slog.Logger
+	build func(Listener) (*listener, error)
+
+	ctx  context.Context // Run's; static once there are live listeners
+	work sync.WaitGroup  // goroutines; only added to with mu held while there are live listeners
+	over chan struct{}   // closed when there are none any more
+
+	// Guarded by mu.
+	mu        sync.Mutex
+	listeners []*listener // that are wanted
+	live      int         // those that run, wanted or not
+	errs      []error     // of those that failed
 }
+
+var errNoListeners = errors.New("no listeners configured")
 
 // New checks cfg and returns an agent that is not connected yet. Every
 // listener connects with a copy of template. A nil log discards, a nil reg
@@ -156,7 +172,7 @@ type Agent struct {
 // the listener and the remedy.
 func New(cfg Config, template *client.Client, log *slog.Logger, reg prometheus.Registerer, access io.Writer) (*Agent, error) {
 	if len(cfg.Listeners) == 0 {
-		return nil, errors.New("no listeners configured")
+		return nil, errNoListeners
 	}
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
@@ -166,14 +182,18 @@ func New(cfg Config, template *client.Client, log *slog.Logger, reg prometheus.R
 		return nil, err
 	}
 	a := &Agent{grace: gracePeriod(cfg.GracePeriod), log: log}
-	for _, lc := range cfg.Listeners {
+	a.build = func(lc Listener) (*listener, error) {
 		l, err := newListener(&cfg, lc, log, m, access)
-		if err != nil {
-			return nil, fmt.Errorf("listener %q: %w", lc.Endpoint, err)
+		if err == nil {
+			l.listen = l.dialer(template)
 		}
-		l.listen = l.dialer(template)
-		a.listeners = append(a.listeners, l)
+		return l, err
 	}
+	c, err := a.Prepare(cfg.Listeners)
+	if err != nil {
+		return nil, err
+	}
+	c.Commit()
 	return a, nil
 }
 
@@ -187,18 +207,45 @@ func gracePeriod(d time.Duration) time.Duration {
 // good; the failure of one of several is only logged. It leaves no goroutine
 // behind.
 func (a *Agent) Run(ctx context.Context) error {
-	errs := make([]error, len(a.listeners))
-	var running sync.WaitGroup
-	for i, l := range a.listeners {
-		running.Go(func() {
-			if errs[i] = l.run(ctx, a.grace); errs[i] != nil {
-				a.log.Error("listener failed", "endpoint", l.cfg.Endpoint, "error", errs[i])
-			}
-		})
+	over := make(chan struct{})
+	a.mu.Lock()
+	a.ctx, a.over = ctx, over
+	for _, l := range a.listeners {
+		a.start(l)
 	}
-	running.Wait()
+	a.mu.Unlock()
+	<-over
+	a.work.Wait()
 	if ctx.Err() != nil {
 		return nil
 	}
-	return errors.Join(errs...)
+	return errors.Join(a.errs...)
+}
+
+// start runs a listener; it needs mu.
+func (a *Agent) start(l *listener) {
+	ctx, cancel := context.WithCancel(a.ctx)
+	l.cancel = cancel
+	a.live++
+	a.work.Go(func() {
+		defer cancel()
+		err := l.run(ctx, a.grace)
+		close(l.gone)
+		if err != nil {
+			a.log.Error("listener failed", "endpoint", l.cfg.Endpoint, "error", err)
+		}
+		a.ended(err)
+	})
+}
+
+// ended takes note of the end of a listener.
+func (a *Agent) ended(err error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if err != nil {
+		a.errs = append(a.errs, err)
+	}
+	if a.live--; a.live == 0 {
+		close(a.over)
+	}
 }

@@ -54,6 +54,10 @@ type listener struct {
 	connectTimeout time.Duration
 	listen         func(context.Context) (tunnels, error)
 
+	cancel context.CancelFunc // drains it; set before it runs
+	up     chan struct{}      // closed when it is connected for the first time
+	gone   chan struct{}      // closed when it runs no more
+
 	// Safe for concurrent use.
 	active    atomic.Int64 // requests, upgraded and TCP connections
 	connected atomic.Bool
@@ -68,8 +72,12 @@ type listener struct {
 // newListener checks lc; the caller sets listen.
 func newListener(cfg *Config, lc Listener, log *slog.Logger, m *metrics, access io.Writer) (*listener, error) {
 	l, err := newListenerOf(cfg, lc, log, m, access)
-	if err != nil || lc.HealthCheck.Type == "" {
-		return l, err
+	if err != nil {
+		return nil, err
+	}
+	l.up, l.gone = make(chan struct{}), make(chan struct{})
+	if lc.HealthCheck.Type == "" {
+		return l, nil
 	}
 	l.check, err = newChecker(&l.cfg, l.service, l.log, m.health.listener(l.cfg.Endpoint))
 	return l, err
@@ -132,6 +140,7 @@ func (l *listener) run(ctx context.Context, grace time.Duration) error {
 	if l.check != nil {
 		l.check.attach(ln.SetWeight)
 	}
+	close(l.up)
 	// Requests outlive ctx by the grace period.
 	requests, cut := context.WithCancelCause(context.WithoutCancel(ctx))
 	srv := l.newFront(requests)

@@ -145,9 +145,8 @@ type agentParts struct {
 	agent  agent.Config
 	client client.Client
 
-	// What they and the client dial with; nil for the defaults.
-	services []*certs.Client
-	tls      *certs.Client
+	listeners []loadedListener // those of agent
+	tls       *certs.Client    // what the client dials with; nil for the defaults
 }
 
 // build loads the files that the configuration names and checks the rest.
@@ -170,16 +169,10 @@ func (c *agentConfig) build() (agentParts, error) {
 	if err := c.Connect.apply(&parts.client); err != nil {
 		return agentParts{}, &usageError{err: err}
 	}
-	for i := range c.Listeners {
-		l := c.Listeners[i].listener()
-		service, err := c.Listeners[i].TLS.load(fmt.Sprintf("listeners[%d].tls.", i))
-		if err != nil {
-			return agentParts{}, err
-		}
-		l.GetTLS = tlsSource(service)
-		parts.agent.Listeners = append(parts.agent.Listeners, l)
-		parts.services = append(parts.services, service)
+	if parts.listeners, err = loadListeners(c.Listeners); err != nil {
+		return agentParts{}, err
 	}
+	parts.agent.Listeners = listenersOf(parts.listeners)
 	// The agent knows best what a service's address may look like.
 	if _, err := agent.New(parts.agent, &parts.client, nil, nil, nil); err != nil {
 		return agentParts{}, &usageError{err: err}
@@ -209,12 +202,13 @@ func (a *agentCmd) run(p *process) error {
 	if err != nil {
 		return err
 	}
-	expiry := parts.expiry(log)
-	registry.MustRegister(append(p.collectors, expiry)...)
 	ag, err := agent.New(parts.agent, &parts.client, subsystem(root, "proxy.http"), registry, p.logWriter())
 	if err != nil {
 		return err
 	}
+	live := newRunningAgent(ag, &a.agentConfig, &parts)
+	expiry := live.expiry(parts.tls, log)
+	registry.MustRegister(append(p.collectors, expiry)...)
 	ctx, cancel := context.WithCancelCause(p.ctx)
 	var running sync.WaitGroup
 	defer running.Wait()
@@ -225,7 +219,7 @@ func (a *agentCmd) run(p *process) error {
 	}
 	if a.Server.Enabled {
 		serverLog := subsystem(root, "server")
-		metrics, err := openPort("--server.bind-addr", a.Server.BindAddr, newHTTPServer(agent.MetricsHandler(registry), serverLog),
+		metrics, err := openPort("--server.bind-addr", a.Server.BindAddr, newHTTPServer(agentHandler(registry, ag, p), serverLog),
 			listen.Options{Port: "server", Descriptors: listen.NewDescriptors(), UseReserve: true, Logger: serverLog, Registerer: registry})
 		if err != nil {
 			return err
@@ -233,7 +227,7 @@ func (a *agentCmd) run(p *process) error {
 		running.Go(func() { cancel(metrics.serveUntil(ctx)) })
 		serverLog.Info("serving metrics", "addr", metrics.ln.Addr().String())
 	}
-	p.takeover.Store(new(parts.takeover(a.agentConfig)))
+	p.takeover.Store(new(takeover(live.take)))
 	log.Info("agent started", "version", version(), "url", a.Connect.URL.redacted(),
 		"connections", int(a.Connections), "listeners", len(parts.agent.Listeners))
 	// Ready at once: a server that is not there yet is no reason to hold up the start of the machine.

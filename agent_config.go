@@ -97,8 +97,8 @@ func (c *connectionCount) UnmarshalText(text []byte) error {
 
 // agentServerConfig is the server.* section of an agent.
 type agentServerConfig struct {
-	Enabled  bool     `help:"Serve the agent's own metrics at /metrics."`
-	BindAddr bindAddr `default:":5000" help:"Address to serve metrics on."`
+	Enabled  bool     `help:"Serve the agent's own metrics at /metrics, the state of its listeners at /status, and, for this machine only, POST /status/reload."`
+	BindAddr bindAddr `default:":5000" help:"Address to serve them on."`
 }
 
 // listenerOptions are what `agent http` has as flags, and each of the file's

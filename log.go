@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"slices"
 	"strings"
+	"sync/atomic"
 
 	"piko/accesslog"
 )
@@ -42,7 +43,9 @@ func newLogger(w io.Writer, cfg logConfig, level *slog.LevelVar) *slog.Logger {
 	if cfg.Format == "text" {
 		out = slog.NewTextHandler(w, opt)
 	}
-	return slog.New(&logHandler{out: out, plain: out, level: level, always: cfg.Subsystems})
+	h := &logHandler{out: out, plain: out, level: level, always: new(atomic.Pointer[[]string])}
+	h.setSubsystems(cfg.Subsystems)
+	return slog.New(h)
 }
 
 // renameLogKeys turns slog's time and level into v0.9.0's.
@@ -110,11 +113,11 @@ func breaksLog(r rune) bool {
 
 // logHandler decides by level and subsystem what is logged, and keeps one
 // subsystem attribute a line, the last one that was set, in front of the others.
-// Static after construction, but for the level.
+// Static after construction, but for the level and the subsystems.
 type logHandler struct {
 	out    slog.Handler // writes; has the subsystem and attrs
 	level  *slog.LevelVar
-	always []string // subsystems that are logged at every level
+	always *atomic.Pointer[[]string] // subsystems that are logged at every level; shared, and never written to
 
 	subsystem string
 	plain     slog.Handler // out as it was before any attribute
@@ -124,8 +127,12 @@ type logHandler struct {
 
 // Enabled is asked before every line: it takes no lock.
 func (h *logHandler) Enabled(_ context.Context, l slog.Level) bool {
-	return l >= h.level.Level() || h.subsystem != "" && slices.Contains(h.always, h.subsystem)
+	return l >= h.level.Level() || h.subsystem != "" && slices.Contains(*h.always.Load(), h.subsystem)
 }
+
+// setSubsystems says for this handler and all that were made from it which
+// subsystems are logged at every level. Any goroutine may call it.
+func (h *logHandler) setSubsystems(names []string) { h.always.Store(new(slices.Clone(names))) }
 
 func (h *logHandler) Handle(ctx context.Context, r slog.Record) error {
 	return h.out.Handle(ctx, r)

@@ -23,6 +23,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"piko/accesslog"
+	"piko/admin"
 )
 
 // Exit statuses: a supervisor restarts a failure and leaves a usage error alone.
@@ -79,7 +80,10 @@ type process struct {
 
 	level    slog.LevelVar            // of the command's logger; may be set while the command runs
 	takeover atomic.Pointer[takeover] // set by a command that runs, once
-	logs     atomic.Pointer[processLog]
+
+	// reload reads the configuration of the command again; nil if it has none.
+	reload func(context.Context) (*admin.Reloaded, error)
+	logs   atomic.Pointer[processLog]
 }
 
 // processLog is a command's logger and the writer below it: nothing waits for

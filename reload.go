@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"log/slog"
 	"maps"
 	"os"
 	"reflect"
@@ -10,7 +11,8 @@ import (
 	"time"
 
 	"github.com/alecthomas/kong"
-	"github.com/prometheus/client_golang/prometheus"
+
+	"piko/admin"
 )
 
 // configured is a command with a configuration: `piko config check` checks it,
@@ -29,14 +31,18 @@ type configured interface {
 // alone or with a colon and a text; or a section, and with it all that is in it.
 type takeover func(next *cli) (commit func(), applied []string, err error)
 
-// logLevelFlag is the one setting that the reloader applies itself.
-const logLevelFlag = "log.level"
+// The settings that the reloader applies itself.
+const (
+	logLevelFlag      = "log.level"
+	logSubsystemsFlag = "log.subsystems"
+)
 
 // reloadHelp is what the help of these commands says about it.
 const reloadHelp = `SIGHUP reads the configuration again, and so does a change of its file, or of a file
-that it names: certificates, their keys and authorities, and log.level are applied at
-once, and the log names the other settings that differ and need a restart. After a
-mistake, which the log shows, all of the old configuration stays.`
+that it names, or POST /status/reload: certificates, their keys and authorities, log.level
+and log.subsystems are applied at once, and so are an agent's listeners; the log names the
+other settings that differ and need a restart. After a mistake, which the log shows, all of
+the old configuration stays.`
 
 const (
 	// pollInterval is how often the files are looked at.
@@ -60,6 +66,8 @@ type reloader struct {
 	running map[string]any    // what the command runs with, by the names of the flags
 	seen    map[string]string // the files' fingerprints
 	broken  bool              // the configuration file has a mistake
+
+	asks chan chan<- reloadAnswer // see ask
 }
 
 // newReloader is that of a command that is about to run; nil for one that has
@@ -68,8 +76,10 @@ func newReloader(p *process, args []string, command *kong.Context) *reloader {
 	if _, ok := command.Selected().Target.Addr().Interface().(configured); !ok || p.hangups == nil {
 		return nil
 	}
-	r := &reloader{p: p, args: args, metrics: newReloadMetrics(), good: command, running: settingsOf(command)}
-	p.collectors = r.metrics.collectors()
+	r := &reloader{p: p, args: args, metrics: newReloadMetrics(), good: command, running: settingsOf(command),
+		asks: make(chan chan<- reloadAnswer)}
+	r.metrics.hash.Set(float64(hashOf(r.running)))
+	p.collectors, p.reload = r.metrics.collectors(), r.ask
 	r.seen = r.look()
 	return r
 }
@@ -83,6 +93,9 @@ func (r *reloader) watch(hangups <-chan os.Signal, done <-chan struct{}) {
 		select {
 		case <-hangups:
 			r.hangup()
+		case answer := <-r.asks:
+			result, err := r.hangup()
+			answer <- reloadAnswer{result, err}
 		case <-tick.C:
 			r.poll(done)
 		case <-done:
@@ -96,14 +109,15 @@ func (r *reloader) watch(hangups <-chan os.Signal, done <-chan struct{}) {
 func (r *reloader) started() bool { return r.p.logs.Load() != nil && r.p.takeover.Load() != nil }
 
 // hangup reads everything again.
-func (r *reloader) hangup() {
+func (r *reloader) hangup() (*admin.Reloaded, error) {
 	if !r.started() {
-		return
+		return nil, errNotStarted
 	}
 	r.seen = r.look()
-	err := r.reload()
+	result, err := r.reload()
 	r.broken = err != nil
 	r.report(err)
+	return result, err
 }
 
 // poll reads again what has changed. A configuration file with a mistake, which
@@ -119,7 +133,7 @@ func (r *reloader) poll(done <-chan struct{}) {
 	was, path := r.seen, r.configPath()
 	r.seen = r.look()
 	if now := r.seen[path]; now != "" && now != was[path] {
-		err := r.reload()
+		_, err := r.reload()
 		r.broken = err != nil
 		r.report(err)
 		if err == nil {
@@ -130,7 +144,7 @@ func (r *reloader) poll(done <-chan struct{}) {
 	if maps.Equal(was, r.seen) {
 		return
 	}
-	if err := r.take(r.good); err != nil || !r.broken {
+	if _, err := r.take(r.good); err != nil || !r.broken {
 		r.report(err)
 	}
 }
@@ -175,13 +189,13 @@ func (r *reloader) look() map[string]string {
 }
 
 // reload reads the whole configuration and takes it over.
-func (r *reloader) reload() error {
+func (r *reloader) reload() (*admin.Reloaded, error) {
 	next, err := parse(r.args, r.p)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if err := next.Selected().Target.Addr().Interface().(configured).checkConfig(rootOf(next)); err != nil {
-		return err
+		return nil, err
 	}
 	return r.take(next)
 }
@@ -196,18 +210,33 @@ func (r *reloader) report(err error) {
 
 // take applies what can be changed now and logs what cannot. A mistake leaves
 // everything as it is.
-func (r *reloader) take(next *kong.Context) error {
-	log := subsystem(r.p.logs.Load().Logger, "main")
+func (r *reloader) take(next *kong.Context) (*admin.Reloaded, error) {
 	commit, applied, err := (*r.p.takeover.Load())(rootOf(next))
 	if err != nil {
-		return err
+		return nil, err
 	}
 	settings := settingsOf(next)
-	restart := []string{}
+	applied, restart := r.compare(settings, applied)
+	if commit != nil {
+		commit()
+	}
+	r.good = next
+	hash := hashOf(settings)
+	r.metrics.hash.Set(float64(hash))
+	r.takeLog(settings, func(log *slog.Logger) {
+		log.Info("configuration reloaded", "applied", applied, "needs_restart", restart)
+	})
+	return &admin.Reloaded{Applied: applied, NeedsRestart: restart, Hash: fmt.Sprint(hash)}, nil
+}
+
+// compare says which settings are in force now and which need a restart, given
+// what a command applies of them. Neither is nil.
+func (r *reloader) compare(settings map[string]any, applies []string) (applied, restart []string) {
+	applied, restart = append([]string{}, applies...), []string{}
 	for _, name := range slices.Sorted(maps.Keys(settings)) {
 		switch was, now := r.running[name], settings[name]; {
 		case reflect.DeepEqual(was, now):
-		case name == logLevelFlag:
+		case name == logLevelFlag || name == logSubsystemsFlag:
 			applied = append(applied, fmt.Sprintf("%s: was %v, now %v", name, was, now))
 			r.running[name] = now
 		case covers(applied, name):
@@ -216,16 +245,20 @@ func (r *reloader) take(next *kong.Context) error {
 			restart = append(restart, name) // no values: some are secrets
 		}
 	}
-	if commit != nil {
-		commit()
-	}
-	r.good = next
 	slices.Sort(applied)
+	return applied, restart
+}
+
+// takeLog has the logger do as the settings say. The line that say logs shows if
+// either level lets it.
+func (r *reloader) takeLog(settings map[string]any, say func(*slog.Logger)) {
+	root := r.p.logs.Load().Logger
 	level := parseLevel(fmt.Sprint(settings[logLevelFlag]))
-	r.p.level.Set(min(level, r.p.level.Level())) // the line shows if either level lets it
-	log.Info("configuration reloaded", "applied", append([]string{}, applied...), "needs_restart", restart)
+	r.p.level.Set(min(level, r.p.level.Level()))
+	say(subsystem(root, "main"))
 	r.p.level.Set(level)
-	return nil
+	names, _ := settings[logSubsystemsFlag].([]string)
+	root.Handler().(*logHandler).setSubsystems(names)
 }
 
 // covers says whether the setting is among applied, or in a section that is.
@@ -256,35 +289,4 @@ func settingsOf(command *kong.Context) map[string]any {
 		settings["ports"] = root.Forward.Ports
 	}
 	return settings
-}
-
-// reloadMetrics says how the last reload went.
-type reloadMetrics struct{ at, ok prometheus.Gauge }
-
-func newReloadMetrics() *reloadMetrics {
-	m := &reloadMetrics{
-		at: prometheus.NewGauge(prometheus.GaugeOpts{
-			Name: "piko_config_last_reload_success_timestamp_seconds",
-			Help: "When the configuration was last read without a mistake.",
-		}),
-		ok: prometheus.NewGauge(prometheus.GaugeOpts{
-			Name: "piko_config_last_reload_successful",
-			Help: "1 if the configuration had no mistake when it was last read, else 0.",
-		}),
-	}
-	m.set(true, time.Now())
-	return m
-}
-
-func (m *reloadMetrics) collectors() []prometheus.Collector {
-	return []prometheus.Collector{m.at, m.ok}
-}
-
-func (m *reloadMetrics) set(ok bool, now time.Time) {
-	if !ok {
-		m.ok.Set(0)
-		return
-	}
-	m.ok.Set(1)
-	m.at.Set(float64(now.UnixMilli()) / 1e3)
 }

@@ -1,10 +1,15 @@
 package main
 
 import (
+	"errors"
+	"maps"
 	"os"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
+
+	"piko/fault"
 )
 
 // withHangups lets p get SIGHUP through the returned channel.
@@ -44,19 +49,20 @@ func TestHangupReloadsTheLogLevelAndNamesWhatNeedsARestart(t *testing.T) {
 		ready         string
 		before, after string
 		want          []string // settings that need a restart
+		also          string   // what is applied beside the level of the log
 	}{
 		{"server", server, "node ready",
 			"log: {level: info}\n",
 			"log: {level: debug}\nproxy: {timeout: 77s, trusted_proxies: [10.0.0.0/8]}\n",
-			[]string{"proxy.timeout", "proxy.trusted-proxies"}},
+			[]string{"proxy.timeout", "proxy.trusted-proxies"}, ""},
 		{"agent start", []string{"agent", "start"}, "agent started",
 			"log: {level: info}\n" + strings.ReplaceAll(listener, "%", "3000"),
 			"log: {level: debug}\nconnect: {token: 77s}\n" + strings.ReplaceAll(listener, "%", "77"),
-			[]string{"connect.token", "listeners"}},
+			[]string{"connect.token"}, `"listeners: changed e",`},
 		{"agent http", []string{"agent", "http", "e", "3000"}, "agent started",
 			"log: {level: info}\n",
 			"log: {level: debug}\ngrace_period: 77s\n" + strings.ReplaceAll(listener, "%", "77"),
-			[]string{"grace-period"}}, // it never has the file's listeners
+			[]string{"grace-period"}, ""}, // it never has the file's listeners
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			path := writeFile(t, "piko.yaml", tt.before)
@@ -68,7 +74,7 @@ func TestHangupReloadsTheLogLevelAndNamesWhatNeedsARestart(t *testing.T) {
 			hups <- syscall.SIGHUP
 
 			got := lineWith(t, p, "configuration reloaded")
-			want := `"applied":["log.level: was info, now debug"],"needs_restart":["` + strings.Join(tt.want, `","`) + `"]`
+			want := `"applied":[` + tt.also + `"log.level: was info, now debug"],"needs_restart":["` + strings.Join(tt.want, `","`) + `"]`
 			if !strings.Contains(got, want) || !strings.Contains(got, `"level":"info"`) {
 				t.Errorf("got %s want %s at info", got, want)
 			}
@@ -140,5 +146,77 @@ func TestCommandsWithoutAConfigurationLeaveHangupAlone(t *testing.T) {
 			return nil
 		}
 		run(args, &p.process)
+	}
+}
+
+func TestReloadChangesTheSubsystemsOfTheLog(t *testing.T) {
+	path := writeFile(t, "piko.yaml", "log: {level: error, subsystems: [upstream]}\n")
+	p := newTestProcess(t)
+	withHangups(p)
+	startRun(t, p, append([]string{"server", "--config.path", path}, anyPorts...)...)
+	eventually(t, func() error {
+		if p.takeover.Load() == nil {
+			return errors.New("not started yet")
+		}
+		return nil
+	})
+	log := p.logs.Load().Logger
+	subsystem(log, "proxy").Debug("first line")
+	rewrite(t, path, "log: {level: error, subsystems: [main, proxy]}\n")
+	first, err := p.reload(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	subsystem(log, "proxy").Debug("second line")
+	subsystem(log, "upstream").Debug("third line")
+	lineWith(t, p, "second line")
+	for _, text := range []string{"first line", "third line"} {
+		if logged(p, text) == nil {
+			t.Errorf("the log has the %s", text)
+		}
+	}
+	if want := []string{"log.subsystems: was [upstream], now [main proxy]"}; !slices.Equal(first.Applied, want) {
+		t.Errorf("applied %q, want %q", first.Applied, want)
+	}
+	again, err := p.reload(t.Context())
+	if err != nil || len(again.Applied) > 0 || len(again.NeedsRestart) > 0 || again.Hash != first.Hash {
+		t.Errorf("the same again: %+v, %v, first %+v", again, err, first)
+	}
+	rewrite(t, path, "log: {level: error, subsystems: [main]}\n")
+	if other, err := p.reload(t.Context()); err != nil || other.Hash == first.Hash {
+		t.Errorf("another configuration: %+v, %v, first %+v", other, err, first)
+	}
+}
+
+func TestReloadThatIsAskedForSaysWhatIsWrong(t *testing.T) {
+	path := writeFile(t, "piko.yaml", "")
+	p := newTestProcess(t)
+	withHangups(p)
+	startRun(t, p, append([]string{"server", "--config.path", path}, anyPorts...)...)
+	eventually(t, func() error { return logged(p, "node ready") })
+	rewrite(t, path, "log: {level: loud}\n")
+	_, err := p.reload(t.Context())
+	if !errors.Is(err, fault.InvalidConfig) || !strings.Contains(err.Error(), "loud") {
+		t.Errorf("got %v", err)
+	}
+	lineWith(t, p, "configuration not reloaded")
+}
+
+func TestHashOfAConfigurationLeavesSecretsOut(t *testing.T) {
+	settings := map[string]any{"a": 1, "cluster.secret": "x", "cluster.secret-file": "f"}
+	was := hashOf(settings)
+	settings["cluster.secret"] = "y"
+	if hashOf(settings) != was {
+		t.Error("a secret counts")
+	}
+	for _, name := range []string{"a", "cluster.secret-file"} {
+		next := maps.Clone(settings)
+		next[name] = "other"
+		if hashOf(next) == was {
+			t.Errorf("%s does not count", name)
+		}
+	}
+	if was >= 1<<48 {
+		t.Errorf("%d does not fit a float64", was)
 	}
 }

@@ -80,7 +80,7 @@ func (c *serverNodeCmd) Run(p *process) error {
 	}
 	log := p.logger(c.Log)
 	limitMemory(p.getenv, log)
-	c.AccessOut, c.Collectors = p.logWriter(), p.collectors
+	c.AccessOut, c.Collectors, c.Reload = p.logWriter(), p.collectors, p.reload
 	s, err := newServer(c.serverConfig, log)
 	if err != nil {
 		return err
@@ -197,6 +197,7 @@ func newServer(cfg serverConfig, log *slog.Logger) (*server, error) {
 		NodeID:    s.id,
 		Nodes:     s.nodes,
 		Gatherer:  registry,
+		Reload:    cfg.Reload,
 		TLS:       s.adminDialTLS(),
 		Auth:      s.guards.adminAuth(),
 		PassToken: len(secrets) > 0 || s.adminTLS != nil && !cfg.Admin.TLS.Client.InsecureSkipVerify,

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -10,6 +11,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"piko/accesslog"
+	"piko/admin"
 	"piko/certs"
 )
 
@@ -29,6 +31,9 @@ type serverConfig struct {
 	// AccessOut is where access-log lines go, one a call and from many
 	// goroutines, as an accesslog.Writer allows; nil is nowhere.
 	AccessOut io.Writer `kong:"-"`
+
+	// Reload is what POST /status/reload does; nil is nothing.
+	Reload func(context.Context) (*admin.Reloaded, error) `kong:"-"`
 
 	// Collectors are metrics of the process that the node shows beside its own.
 	Collectors []prometheus.Collector `kong:"-"`

@@ -10,6 +10,7 @@
 package admin
 
 import (
+	"context"
 	"crypto/tls"
 	"encoding/json"
 	"iter"
@@ -55,6 +56,9 @@ type Server struct {
 	// PassToken lets a token go with a request to another node: whoever
 	// announces an address in the cluster must be known to be a member.
 	PassToken bool
+	// Reload reads the configuration again, see ReloadHandler; nil serves no such
+	// route. It may take its time.
+	Reload func(context.Context) (*Reloaded, error)
 	// Gatherer has the metrics; nil serves none.
 	Gatherer prometheus.Gatherer
 	// Source, if not nil, is for the routes that show traffic.
@@ -98,6 +102,9 @@ func (s *Server) Handler() http.Handler {
 	}
 	if s.Gatherer != nil {
 		mux.Handle("/metrics", methods(metricsHandler(s.Gatherer, s.log()), http.MethodGet, http.MethodHead))
+	}
+	if s.Reload != nil {
+		mux.Handle(reloadPath, ReloadHandler(s.Reload))
 	}
 	s.addPprof(mux)
 	s.addStatus(mux, forward)

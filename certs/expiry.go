@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"crypto/x509"
+	"iter"
 	"log/slog"
 	"strings"
 	"time"
@@ -17,6 +18,7 @@ import (
 type Expiry struct {
 	// Static.
 	sources []expirySource
+	more    []iter.Seq2[string, *Client]
 	log     *slog.Logger
 	desc    *prometheus.Desc
 
@@ -71,6 +73,28 @@ func (e *Expiry) AddClient(name string, c *Client) {
 	}
 }
 
+// AddClients is AddClient for diallers that come and go: whenever it matters, by
+// any goroutine, they are asked which there are.
+func (e *Expiry) AddClients(all iter.Seq2[string, *Client]) { e.more = append(e.more, all) }
+
+// all are the sources that there are now.
+func (e *Expiry) all() iter.Seq[expirySource] {
+	return func(yield func(expirySource) bool) {
+		for _, source := range e.sources {
+			if !yield(source) {
+				return
+			}
+		}
+		for _, clients := range e.more {
+			for name, c := range clients {
+				if c != nil && !yield(expirySource{name, func() []*x509.Certificate { return c.now.Load().leaves() }}) {
+					return
+				}
+			}
+		}
+	}
+}
+
 func (s *serverState) leaves() []*x509.Certificate {
 	list := make([]*x509.Certificate, len(s.all))
 	for i, cert := range s.all {
@@ -107,7 +131,7 @@ func (e *Expiry) Run(ctx context.Context) error {
 // tell logs each stage of each certificate once.
 func (e *Expiry) tell(now time.Time) {
 	told := make(map[certID]int)
-	for _, source := range e.sources {
+	for source := range e.all() {
 		for _, leaf := range source.leaves() {
 			stage := stageOf(leaf.NotAfter.Sub(now))
 			id := certID(sha256.Sum256(append([]byte(source.name), leaf.Raw...)))
@@ -150,7 +174,7 @@ func (e *Expiry) Describe(ch chan<- *prometheus.Desc) { ch <- e.desc }
 // Collect implements prometheus.Collector. Of certificates with the same name
 // it is the first to expire that counts.
 func (e *Expiry) Collect(ch chan<- prometheus.Metric) {
-	for _, source := range e.sources {
+	for source := range e.all() {
 		first := make(map[string]time.Time)
 		for _, leaf := range source.leaves() {
 			name := nameOf(leaf)

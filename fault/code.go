@@ -38,6 +38,7 @@ const (
 	RequestTimeout  Code = "request-timeout"  // 408; the connection is closed
 	DuplicateTunnel Code = "duplicate-tunnel" // 409; the upstream named this node as one that it has
 	TooLarge        Code = "too-large"        // 413
+	InvalidConfig   Code = "invalid-config"   // 422; a reload has found a mistake
 	URITooLong      Code = "uri-too-long"     // 414
 	RateLimited     Code = "rate-limited"     // 429, Retry-After
 	HeaderTooLarge  Code = "header-too-large" // 431
@@ -98,6 +99,7 @@ var kinds = map[Code]kind{
 	RequestTimeout:  {http.StatusRequestTimeout, "request timeout", grpcDeadlineExceeded},
 	DuplicateTunnel: {http.StatusConflict, "node has a tunnel of this upstream already", grpcAlreadyExists},
 	TooLarge:        {http.StatusRequestEntityTooLarge, "request entity too large", grpcResourceExhausted},
+	InvalidConfig:   {http.StatusUnprocessableEntity, "configuration has a mistake", grpcInvalidArgument},
 	URITooLong:      {http.StatusRequestURITooLong, "request uri too long", grpcResourceExhausted},
 	RateLimited:     {http.StatusTooManyRequests, "rate limited", grpcResourceExhausted},
 	HeaderTooLarge:  {http.StatusRequestHeaderFieldsTooLarge, "request header fields too large", grpcResourceExhausted},

@@ -40,6 +40,7 @@ func TestCodes(t *testing.T) {
 		{"request-timeout", 408, "request timeout", 4, ""},
 		{"duplicate-tunnel", 409, "node has a tunnel of this upstream already", 6, ""},
 		{"too-large", 413, "request entity too large", 8, ""},
+		{"invalid-config", 422, "configuration has a mistake", 3, ""},
 		{"uri-too-long", 414, "request uri too long", 8, ""},
 		{"rate-limited", 429, "rate limited", 8, "1"},
 		{"header-too-large", 431, "request header fields too large", 8, ""},

@@ -23,6 +23,13 @@ func (u *upstream) onDrain(m tunnel.DrainMessage) {
 
 // onWeight: the peer wants that much of the traffic.
 func (u *upstream) onWeight(w int) {
+	if was := u.local.Weight(); (was == 0) != (w == 0) {
+		text := "upstream is healthy again"
+		if w == 0 {
+			text = "upstream says that its service is not healthy"
+		}
+		u.server.log.Info(text, u.attrs("instance", u.instance.id)...)
+	}
 	u.local.SetWeight(w)
 	u.server.Table.Reweigh(u.instance.endpoint)
 }

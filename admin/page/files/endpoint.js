@@ -59,10 +59,13 @@ export class EndpointView {
 		if (event === 'overview') {
 			this.here = data.node_id;
 			this.now = date(data.time);
+			if (!this.seen || performance.now() - this.seen < 5000) return;
+			this.note.hidden = false;
+			setText(this.note, 'No agent listens on this endpoint any more: what is shown is old.');
 			return;
 		}
 		if (event !== 'endpoint') return;
-		this.seen = true;
+		this.seen = performance.now();
 		this.note.hidden = true;
 		this.content.hidden = false;
 		this.shell.partial('endpoint', data.partial);
@@ -139,7 +142,7 @@ export class EndpointView {
 		const cells = cellsOf(errorColumns), when = el('time');
 		setTime(when, e.time);
 		cells[0].append(when);
-		cells[1].append(el('code', null, e.code || 'service'));
+		cells[1].append(el('code', null, e.code || (e.status === 499 ? 'client' : 'service')));
 		const node = el('a', { href: '#/node/' + encodeURIComponent(e.node) }, e.node);
 		[null, null, meaning(e.code, e.status), e.status, node, e.upstream || '–', e.detail || '–'].forEach((t, i) => t !== null && cells[i].append(t));
 		return { node: el('tr', null, ...cells), update: () => setTime(when, e.time) };
@@ -148,7 +151,7 @@ export class EndpointView {
 	disconnect(u) {
 		confirm({
 			title: `Disconnect ${u.remote_addr}?`,
-			lines: [`Its tunnel for ${u.endpoint} at node ${u.node} is closed, with the requests that it has in flight. An agent connects again by itself.`],
+			lines: [`Its tunnel for ${u.endpoint} at node ${u.node} gets no more requests, and ends when those in flight have. An agent connects again by itself.`],
 			action: 'Disconnect',
 			run: () => this.shell.call(`status/upstreams/${encodeURIComponent(u.id)}/disconnect?` + query({ forward: u.node === this.here ? '' : u.node }), { method: 'POST' }),
 		});

@@ -102,8 +102,8 @@ function connect() {
 // pulse says how old what is shown is.
 function pulse() {
 	const age = state.last ? (performance.now() - state.last) / 1000 : 0;
-	const kind = !state.last ? (state.problem ? 'lost' : 'connecting') : age < 4 ? 'live' : 'stale';
-	const text = { live: 'Live', connecting: 'Connecting', lost: 'No connection', stale: `Stale: ${Math.round(age)} s` }[kind];
+	const kind = !state.view ? 'asking' : !state.last ? (state.problem ? 'lost' : 'connecting') : age < 4 ? 'live' : 'stale';
+	const text = { live: 'Live', connecting: 'Connecting', asking: 'Token needed', lost: 'No connection', stale: `Stale: ${Math.round(age)} s` }[kind];
 	const node = $('live');
 	if (node.dataset.state !== kind) node.dataset.state = kind;
 	node.title = state.problem || 'Numbers come once a second';
@@ -132,6 +132,7 @@ function askToken(why) {
 	state.view = null;
 	main.replaceChildren(form);
 	input.focus();
+	pulse();
 }
 
 addEventListener('hashchange', show);

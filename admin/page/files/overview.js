@@ -104,6 +104,7 @@ export class Overview {
 
 	drainText(d) {
 		const deadline = date(d.deadline), left = deadline && (deadline - date(this.overview.time)) / 1000;
+		if (!d.tunnels_left && !d.requests_left) return 'nothing left: it can be stopped';
 		return `${count(d.tunnels_left)} tunnels, ${count(d.requests_left)} requests left` + (left > 0 ? `; cut in ${span(left)}` : '');
 	}
 
@@ -113,7 +114,7 @@ export class Overview {
 		confirm({
 			title: `Drain node ${n.id}?`,
 			lines: [
-				`It is not ready any more, moves its ${count(n.tunnels)} tunnels to other nodes, lets ${count(n.in_flight)} requests end, and then stops.`,
+				`It stops being ready, its ${count(n.tunnels)} tunnels move to other nodes, and its ${count(n.in_flight)} requests in flight end. It goes on running until it is stopped, and takes tunnels again once it is restarted.`,
 				others ? `${others === 1 ? 'One other node is' : count(others) + ' other nodes are'} active.` : 'No other node is active: nobody is left to serve requests.',
 			],
 			action: 'Drain ' + n.id,

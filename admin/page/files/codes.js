@@ -28,6 +28,7 @@ const meanings = {
 	'draining': 'The node was about to stop; clients shall come back.',
 	'auth-unavailable': 'The keys that verify tokens could not be fetched.',
 	'upstream-timeout': 'The service did not begin to answer in time.',
+	'broken-off': 'The response broke off before its end.',
 	'loop-detected': 'The request came by again and again: the service leads back to piko.',
 };
 

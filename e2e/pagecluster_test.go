@@ -43,6 +43,7 @@ func TestPageOfACluster(t *testing.T) {
 	p.key(t, "Enter")
 	const row = `[...document.querySelectorAll('tbody tr')].find(r => r.cells[0].textContent === 'n2' && r.cells.length === 10)`
 	p.wait(t, "the page tells which tunnel fails, and why", row+`?.cells[8].innerText.includes('upstream-unreachable') && Number(`+row+`.cells[7].textContent) > 0`)
+	p.wait(t, "and that it does now", row+`.querySelector('.badge').textContent === 'failing'`)
 	p.wait(t, "the other one does not", `[...document.querySelectorAll('tbody tr')].find(r => r.cells[0].textContent === 'n1').cells[7].textContent === '0'`)
 	p.wait(t, "the errors are listed with what they mean", `document.querySelector('[aria-label="Recent errors"]').innerText.includes('could not be reached')`)
 	p.wait(t, "the charts have requests and errors", `['requests', 'errors'].every(k => document.querySelector('.chart path.line.' + k).getAttribute('d')?.length > 10)`)

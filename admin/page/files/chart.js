@@ -26,7 +26,7 @@ export class Chart {
 		this.areas = series.map(s => svg('path.area.' + s.key));
 		this.grid = svg('g.grid');
 		this.cursor = svg('line.cursor', { y1: top, y2: height - bottom, visibility: 'hidden' });
-		this.dots = series.map(s => svg('circle.dot.' + s.key, { r: 3, visibility: 'hidden' }));
+		this.dots = series.map(s => svg('circle.mark.' + s.key, { r: 3, visibility: 'hidden' }));
 		this.svg = svg('svg', { height, role: 'img', tabindex: '0',
 			onpointermove: e => this.point(e), onpointerleave: () => this.move?.(-1), onblur: () => this.move?.(-1), onkeydown: e => this.key(e) },
 		this.grid, ...this.areas, ...this.lines, this.cursor, ...this.dots);
@@ -52,7 +52,7 @@ export class Chart {
 		this.drawGrid();
 		this.series.forEach((s, i) => {
 			const parts = this.parts(s.key);
-			this.lines[i].setAttribute('d', parts.map(p => 'M' + p.map(([x, y]) => `${x.toFixed(1)} ${y.toFixed(1)}`).join('L') + (p.length === 1 ? 'h1' : '')).join(''));
+			this.lines[i].setAttribute('d', parts.map(p => 'M' + p.map(([x, y]) => `${x.toFixed(1)} ${y.toFixed(1)}`).join('L')).join(''));
 			const base = height - bottom;
 			this.areas[i].setAttribute('d', parts.filter(p => p.length > 1).map(p => `M${p[0][0].toFixed(1)} ${base}L` + p.map(([x, y]) => `${x.toFixed(1)} ${y.toFixed(1)}`).join('L') + `L${p.at(-1)[0].toFixed(1)} ${base}Z`).join(''));
 		});
@@ -64,10 +64,12 @@ export class Chart {
 	// parts are the pieces of a line between its gaps.
 	parts(key) {
 		const parts = [];
-		let part = null;
+		let part = null, last = 0;
 		for (const p of this.points) {
-			if (p[key] === null || p[key] === undefined) { part = null; continue; }
-			if (!part) parts.push(part = []);
+			const gap = p.t - last > 15000;
+			last = p.t;
+			if (p[key] === null) { part = null; continue; }
+			if (!part || gap) parts.push(part = []);
 			part.push([this.x(p.t), this.y(p[key])]);
 		}
 		return parts;
@@ -96,7 +98,7 @@ export class Chart {
 		setText(this.when, on ? clockSecond(p.t) : '');
 		this.series.forEach((s, i) => {
 			setText(this.values[i], p ? this.format(p[s.key]) : '–');
-			const dot = on && typeof p[s.key] === 'number';
+			const dot = p && typeof p[s.key] === 'number';
 			this.dots[i].setAttribute('visibility', dot ? 'visible' : 'hidden');
 			if (dot) { this.dots[i].setAttribute('cx', this.x(p.t)); this.dots[i].setAttribute('cy', this.y(p[s.key])); }
 		});

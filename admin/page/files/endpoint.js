@@ -122,7 +122,7 @@ export class EndpointView {
 				setText(version, u.agent_version || 'unknown version');
 				setAttr(version, 'title', [u.agent_version, u.instance && 'Instance ' + u.instance, u.features.length && 'Features: ' + u.features.join(', ')].filter(Boolean).join('\n'));
 				setTime(since, u.since);
-				const [state, text] = u.draining ? ['draining', 'draining'] : u.weight === 0 ? ['unhealthy', 'unhealthy'] : u.weight < 100 ? ['draining', `weight ${u.weight}`] : ['active', 'active'];
+				const [state, text] = u.draining ? ['draining', 'draining'] : u.weight === 0 ? ['unhealthy', 'unhealthy'] : u.last_error && this.now - date(u.last_error.time) < 60000 ? ['unhealthy', 'failing'] : u.weight < 100 ? ['draining', `weight ${u.weight}`] : ['active', 'active'];
 				setText(badge, text);
 				badge.dataset.state = state;
 				[count(u.in_flight), count(u.requests), `${bytes(u.bytes_in)} / ${bytes(u.bytes_out)}`, count(u.errors)].forEach((t, i) => setText(cells[4 + i], t));

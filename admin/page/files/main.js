@@ -93,8 +93,8 @@ function connect() {
 		pulse();
 	};
 	const asks = [['overview', 'status/overview?cluster=true'], ...(view.asks || [])];
-	// What there is at once, and then the stream, which begins with its next tick.
-	for (const [event, path] of asks) call(path, { signal: stop.signal }).then(data => on(event, data), failed);
+	// The stream says nothing of an endpoint that nobody serves.
+	for (const [event, path] of view.asks || []) call(path, { signal: stop.signal }).then(data => on(event, data), failed);
 	live({ cluster: 'true', ...view.stream }, asks, stop.signal, on, failed);
 	pulse();
 }
@@ -105,7 +105,10 @@ function pulse() {
 	const kind = !state.view ? 'asking' : !state.last ? (state.problem ? 'lost' : 'connecting') : age < 4 ? 'live' : 'stale';
 	const text = { live: 'Live', connecting: 'Connecting', asking: 'Token needed', lost: 'No connection', stale: `Stale: ${Math.round(age)} s` }[kind];
 	const node = $('live');
-	if (node.dataset.state !== kind) node.dataset.state = kind;
+	if (node.dataset.state !== kind) {
+		node.dataset.state = kind;
+		setText($('live-say'), text.replace(/:.*/, ''));
+	}
 	node.title = state.problem || 'Numbers come once a second';
 	document.body.classList.toggle('stale', kind === 'stale' || kind === 'lost');
 	setText($('live-text'), text);

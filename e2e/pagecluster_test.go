@@ -40,6 +40,7 @@ func TestPageOfACluster(t *testing.T) {
 	p.write(t, "sho")
 	p.wait(t, "the endpoint is found", pageRow+`?.textContent === 'shop' && document.querySelector('.c-nodes:not([role=columnheader])').textContent === 'n1, n2'`)
 	p.key(t, "Enter")
+	p.wait(t, "the row has the cursor", `document.querySelector('.row.active a')?.textContent === 'shop' && document.activeElement.className === 'list' && document.querySelector('.count').textContent === '1 of 1'`)
 	p.key(t, "Enter")
 	const row = `[...document.querySelectorAll('tbody tr')].find(r => r.cells[0].textContent === 'n2' && r.cells.length === 10)`
 	p.wait(t, "the page tells which tunnel fails, and why", row+`?.cells[8].innerText.includes('upstream-unreachable') && Number(`+row+`.cells[7].textContent) > 0`)

@@ -129,7 +129,7 @@ func (f *pageFake) overview() admin.Overview {
 		{ID: "fra-1", State: "active", Version: "v1.0.0", StartedAt: f.began.Add(-53 * time.Hour), AdminAddr: "10.1.0.1:8002", Totals: load(1204, 1311.2, 0, 0.0021, 0.0382)},
 		{ID: "fra-2", State: "active", Version: "v1.0.0-" + evil, StartedAt: f.began.Add(-53 * time.Hour), AdminAddr: "10.1.0.2:8002", Totals: load(1187, 1286.4, 0.31, 0.0024, 0.412)},
 		{ID: "fra-3", State: "draining", Version: "v0.9.9", StartedAt: f.began.Add(-1200 * time.Hour), AdminAddr: "10.1.0.3:8002", Totals: load(311, 208.2, 0, 0.0022, 0.0391),
-			Drain: &admin.Drain{StartedAt: now.Add(-time.Minute), TunnelsLeft: 311, RequestsLeft: 12, Deadline: now.Add(95 * time.Second)}},
+			Drain: &admin.Drain{StartedAt: now.Add(-time.Minute), TunnelsLeft: 311, RequestsLeft: 12, Deadline: new(now.Add(95 * time.Second))}},
 	}
 	o.Totals = load(2702, 2805.8, 0.31, 0.0022, 0.214)
 	return o

@@ -43,6 +43,8 @@ export class Endpoints {
 			onkeydown: e => {
 				if (e.key !== 'ArrowDown' && e.key !== 'Enter') return;
 				e.preventDefault();
+				clearTimeout(this.typing);
+				this.change({ search: this.search.value.trim() });
 				this.scroller.focus();
 				if (this.active < 0) this.move(0);
 			} });
@@ -256,7 +258,7 @@ export class Endpoints {
 	}
 
 	open(i) {
-		const e = this.at(i);
+		const e = this.pages.get(Math.floor(i / pageSize))?.[i % pageSize]; // not what was there before
 		if (e) location.hash = endpointLink(e.endpoint, e.tenant);
 	}
 

@@ -39,6 +39,8 @@ const pathChild = "PIKO_BENCH_CHILD"
 type pathUsage struct {
 	CPU     time.Duration // user and system time
 	Mallocs uint64
+	Reads   uint64 // system calls
+	Writes  uint64
 }
 
 func BenchmarkPath(b *testing.B) {
@@ -133,7 +135,10 @@ func pathLoad(b *testing.B, child *pathProcess, clients, size int) {
 }
 
 // pathProcess is a running child.
-type pathProcess struct{ url, control string }
+type pathProcess struct {
+	url, control string
+	more         []string // what else it said of itself
+}
 
 func (p *pathProcess) usage(b *testing.B) (u pathUsage) {
 	b.Helper()
@@ -170,7 +175,7 @@ func startPathChild(b *testing.B, system, origin string) *pathProcess {
 		b.Fatalf("start %s: %v", system, err)
 	}
 	f := strings.Fields(line)
-	return &pathProcess{url: f[0], control: f[1]}
+	return &pathProcess{url: f[0], control: f[1], more: f[2:]}
 }
 
 // A child is this test binary again, which must not run any test.
@@ -222,7 +227,10 @@ func runPathChild(system string) {
 	defer stop()
 	origin := os.Getenv("PIKO_BENCH_ORIGIN")
 	var address string
+	var more []string
 	switch system {
+	case "part-node", "part-agent":
+		address, more = runRatioPart(ctx, system)
 	case "tunnel":
 		address = startBenchTunnel(ctx, origin, "bench", startBenchNode(ctx, nil))
 	case "tunnel-auth":
@@ -250,9 +258,10 @@ func runPathChild(system string) {
 		syscall.Getrusage(syscall.RUSAGE_SELF, &ru)
 		var ms runtime.MemStats
 		runtime.ReadMemStats(&ms)
-		json.NewEncoder(w).Encode(pathUsage{CPU: time.Duration(ru.Utime.Nano() + ru.Stime.Nano()), Mallocs: ms.Mallocs})
+		reads, writes := systemCalls()
+		json.NewEncoder(w).Encode(pathUsage{time.Duration(ru.Utime.Nano() + ru.Stime.Nano()), ms.Mallocs, reads, writes})
 	}))
-	fmt.Println(address, control)
+	fmt.Println(address, control, strings.Join(more, " "))
 	io.Copy(io.Discard, os.Stdin)
 }
 

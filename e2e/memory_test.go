@@ -17,7 +17,7 @@ func TestIdleTunnelsAreSmall(t *testing.T) {
 	if os.Getenv(raceEnv) == "1" {
 		t.Skip("the race detector needs memory itself")
 	}
-	const few, limit = 500, 20 << 10
+	const few, limit = 500, 16 << 10
 	many := min(4500, maxFiles(t)*9/10)
 	s := startServer(t, "--log.level", "warn")
 	openTo := func(n, from int) {
@@ -40,15 +40,96 @@ func TestIdleTunnelsAreSmall(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	goroutines := func() int {
+		n, err := s.goroutines()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
 	began := time.Now()
 	openTo(few, 0)
-	before := s.memory(t, "VmRSS")
+	before, running := s.memory(t, "VmRSS"), goroutines()
 	openTo(many, few)
-	each := (s.memory(t, "VmRSS") - before) / int64(many-few)
+	var each int64
+	eventually(t, 20*time.Second, "memory that is not needed is given back", func() error {
+		if each = (s.memory(t, "VmRSS") - before) / int64(many-few); each > limit {
+			return fmt.Errorf("an idle tunnel costs %d bytes, at most %d are fine", each, limit)
+		}
+		return nil
+	})
 	t.Logf("an idle tunnel costs %d bytes; opening %d of them took %v", each, many, time.Since(began).Round(time.Millisecond))
-	if each > limit {
-		t.Errorf("an idle tunnel costs %d bytes, at most %d are fine", each, limit)
+	if more := goroutines() - running; more > (many-few)*11/10 {
+		t.Errorf("%d idle tunnels cost %d goroutines, want one each", many-few, more)
 	}
+}
+
+// TestMemoryStaysFlat sends requests, and opens and closes tunnels, and wants the node to have
+// no more memory in use after the second half than after the first. With PIKO_E2E_LONG=1 it is
+// a million requests and 100,000 tunnels.
+func TestMemoryStaysFlat(t *testing.T) {
+	if os.Getenv(raceEnv) == "1" {
+		t.Skip("the race detector needs memory itself")
+	}
+	requests, tunnels, atOnce := 20_000, 2_000, 500
+	if os.Getenv("PIKO_E2E_LONG") == "1" {
+		requests, tunnels, atOnce = 1_000_000, 100_000, 2_500
+	}
+	s := startServer(t, "--log.level", "error", "--proxy.access-log.disable")
+	bench := func(args ...string) {
+		t.Helper()
+		if r := run(t, 10*time.Minute, nil, pikoBinary, append([]string{"bench"}, args...)...); r.code != 0 {
+			t.Fatalf("bench %v: status %d\n%s", args, r.code, r.stderr)
+		}
+	}
+	flat := func(what string, half func()) {
+		t.Helper()
+		half()
+		before := s.inUse(t)
+		half()
+		after := int64(0)
+		eventually(t, 15*time.Second, "memory is as it was", func() error {
+			if after = s.inUse(t); after > before+before/10+1<<20 { // what pools keep varies
+				return fmt.Errorf("%d bytes in use after half of the %s, %d after all", before, what, after)
+			}
+			return nil
+		})
+		t.Logf("%d bytes in use after half of the %s, %d after all", before, what, after)
+	}
+	flat("requests", func() {
+		bench("http", "--requests", fmt.Sprint(requests/2), "--clients", "32", "--endpoints", "4", "--upstreams", "4",
+			"--connect.proxy-url", "http://"+s.proxy, "--connect.upstream-url", "http://"+s.upstream)
+	})
+	flat("tunnels", func() {
+		for range tunnels / 2 / atOnce {
+			bench("idle", "--tunnels", fmt.Sprint(atOnce), "--hold", "0s", "--connect.upstream-url", "http://"+s.upstream)
+		}
+	})
+}
+
+// inUse is what the node has in use of heap and stacks once no tunnel is left and garbage was
+// collected.
+func (s *server) inUse(t testing.TB) int64 {
+	t.Helper()
+	eventually(t, 20*time.Second, "no tunnel is left", func() error {
+		counts, err := s.endpoints()
+		if err == nil && len(counts) > 0 {
+			err = fmt.Errorf("there are %d", len(counts))
+		}
+		return err
+	})
+	if _, err := fetch("http://" + s.admin + "/debug/pprof/heap?gc=1"); err != nil {
+		t.Fatal(err)
+	}
+	sum := int64(0)
+	for _, name := range []string{"go_memstats_heap_alloc_bytes", "go_memstats_stack_inuse_bytes"} {
+		n, err := s.metric(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		sum += int64(n)
+	}
+	return sum
 }
 
 // maxFiles is how many files, and so connections, this process and its children may open.

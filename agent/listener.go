@@ -47,6 +47,7 @@ type listener struct {
 	service        *service
 	upstream       *upstream    // nil for TCP
 	handler        http.Handler // the listener itself, or what Config.Wrap made of it; nil for TCP
+	wrapped        bool         // handler is not the listener itself
 	log            *slog.Logger
 	metrics        *listenerMetrics
 	access         *accesslog.Logger // nil is off
@@ -105,7 +106,7 @@ func newListenerOf(cfg *Config, lc Listener, log *slog.Logger, m *metrics, acces
 		connectTimeout: cfg.ConnectTimeout,
 	}
 	l.handler = l
-	if cfg.Wrap != nil {
+	if l.wrapped = cfg.Wrap != nil; l.wrapped {
 		l.handler = cfg.Wrap(endpoint, lc.Addr, l)
 	}
 	if access != nil {

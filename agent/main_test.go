@@ -83,7 +83,7 @@ func (n *fakeNode) Accept() (net.Conn, error) {
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	c := &fakeStream{Conn: conn, node: n}
+	c := &fakeStream{Conn: conn, node: n, heard: newHeard(conn, n.done)}
 	n.conns[c] = struct{}{}
 	n.opened++
 	return c, nil
@@ -122,6 +122,13 @@ func (n *fakeNode) streams() int {
 type fakeStream struct {
 	net.Conn
 	node *fakeNode
+	*heard
+}
+
+func (c *fakeStream) Read(p []byte) (int, error)        { return c.heard.Read(p) }
+func (c *fakeStream) SetReadDeadline(t time.Time) error { return c.heard.SetReadDeadline(t) }
+func (c *fakeStream) SetDeadline(t time.Time) error {
+	return errors.Join(c.SetReadDeadline(t), c.SetWriteDeadline(t))
 }
 
 func (c *fakeStream) CloseWrite() error { return c.Conn.(*net.TCPConn).CloseWrite() }

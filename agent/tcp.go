@@ -26,7 +26,7 @@ const (
 // tcpAccessSubsystem is what the access log calls this part, as v0.9.0 does.
 const tcpAccessSubsystem = "proxy.tcp.access"
 
-// front is what serves the streams of a listener: an http.Server, or a tcpServer.
+// front is what serves the streams of a listener: lanes, an http.Server, or a tcpServer.
 type front interface {
 	// Serve accepts until the listener is closed.
 	Serve(net.Listener) error
@@ -39,7 +39,10 @@ func (l *listener) newFront(base context.Context) front {
 	if l.cfg.Protocol == protocolTCP {
 		return &tcpServer{l: l, base: base}
 	}
-	return l.server(base)
+	if l.slow() {
+		return l.server(base)
+	}
+	return newLanes(l, base)
 }
 
 // newTCPListener checks lc, whose endpoint is; the caller sets listen.

@@ -93,13 +93,30 @@ func (u *upstream) choose(req *http.Request) (http.RoundTripper, error) {
 	return u.http1, nil
 }
 
+// takes1 reports whether choose would have the request sent as HTTP/1.1.
+func (u *upstream) takes1(ctx context.Context, r *relay.LaneRequest) bool {
+	switch {
+	case u.service.speaks == UpstreamHTTP1:
+		return true
+	case u.service.speaks == UpstreamHTTP2 || u.only2.Load():
+		return false
+	case r.Stream:
+		return u.heard1.Load() && u.saidNo()
+	case !r.Whole && !u.heard1.Load():
+		return !u.isOnly2(ctx)
+	}
+	return true
+}
+
 // said1 reports whether a service that has no HTTP/2 need not be asked again for
 // this request: HTTP/1.1 carries every body but those of gRPC, the service does
 // answer in it, and each question is a strange line in its log.
 func (u *upstream) said1(req *http.Request) bool {
-	if fault.IsGRPC(req.Header) || !u.heard1.Load() {
-		return false
-	}
+	return !fault.IsGRPC(req.Header) && u.heard1.Load() && u.saidNo()
+}
+
+// saidNo reports whether the service has had no HTTP/2 for long.
+func (u *upstream) saidNo() bool {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	return u.known && !u.speaks2 && time.Now().After(u.doubt)

@@ -159,4 +159,12 @@ func (c *countedConn) TryWrite(p []byte) (n int) {
 	return n
 }
 
+// OnEnd has f called when the other side has ended the connection, if that can
+// be known; see tunnel.Stream.
+func (c *countedConn) OnEnd(f func()) {
+	if s, ok := c.stream.(interface{ OnEnd(f func()) }); ok {
+		s.OnEnd(f)
+	}
+}
+
 func (c *countedConn) end() { c.closed.Do(func() { c.metrics.Open.Add(-1) }) }

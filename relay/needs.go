@@ -23,7 +23,11 @@ func mediaType(h http.Header) string {
 	if len(values) == 0 {
 		return ""
 	}
-	kind, _, _ := strings.Cut(values[0], ";")
+	return mediaTypeOf(values[0])
+}
+
+func mediaTypeOf(value string) string {
+	kind, _, _ := strings.Cut(value, ";")
 	return strings.ToLower(strings.TrimSpace(kind))
 }
 

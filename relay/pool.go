@@ -53,17 +53,31 @@ type Pool struct {
 
 // take returns a connection that is fit for use, and whether it carried a request before.
 func (p *Pool) take(ctx context.Context, fresh bool) (*conn, error) {
-	for !fresh {
+	if !fresh {
+		if c := p.reuse(); c != nil {
+			return c, nil
+		}
+	}
+	return p.open(ctx)
+}
+
+// reuse returns an idle connection that is fit for use; nil if there is none.
+func (p *Pool) reuse() *conn {
+	for {
 		c := p.takeIdle()
 		if c == nil {
-			break
+			return nil
 		}
 		if c.fit() {
 			c.reused = true
-			return c, nil
+			return c
 		}
 		p.discard(c)
 	}
+}
+
+// open returns a new connection.
+func (p *Pool) open(ctx context.Context) (*conn, error) {
 	if err := p.begin(); err != nil {
 		return nil, err
 	}

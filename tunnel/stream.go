@@ -56,6 +56,7 @@ type Stream struct {
 	wdeadline    deadline
 	done         chan struct{} // nil until somebody asks
 	over         bool          // done is closed
+	onEnd        func()        // nil if nobody has to be told
 	budgeted     bool          // in the list of the budget
 	lost         bool          // bytes were dropped that somebody would have read
 	total        uint64        // read so far

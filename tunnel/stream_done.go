@@ -22,9 +22,32 @@ func (s *Stream) Done() <-chan struct{} {
 	return s.done
 }
 
+// OnEnd has f called once the peer has ended its side, in order or not, or the
+// stream is of no more use; at once if that is so. It is for who waits for
+// something else meanwhile, and costs no goroutine. f is called with the
+// stream's lock held: it must neither wait nor use the stream. It replaces the
+// one before; nil is none.
+func (s *Stream) OnEnd(f func()) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.onEnd = f
+	if s.closed || s.finSeen || s.err != nil {
+		s.ended()
+	}
+}
+
+// ended calls what OnEnd was given. It needs mu.
+func (s *Stream) ended() {
+	if f := s.onEnd; f != nil {
+		s.onEnd = nil
+		f()
+	}
+}
+
 // end closes what Done has returned. It needs mu, and is called once closed or
 // err is set.
 func (s *Stream) end() {
+	s.ended()
 	if s.done != nil && !s.over {
 		s.over = true
 		close(s.done)

@@ -215,6 +215,7 @@ func (s *Stream) onFIN() (again bool) {
 	again, s.finSeen, s.heard = s.finSeen, true, true
 	over := s.finSent
 	s.rcond.Signal()
+	s.ended()
 	s.mu.Unlock()
 	if over {
 		s.m.remove(s, 0)

@@ -1,0 +1,435 @@
+package relay
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"net/http"
+	"time"
+)
+
+// errClientGone is why a lane is aborted whose client has ended the connection.
+var errClientGone = errors.New("client has ended its connection")
+
+// carry sends the request and its response.
+func (l *Lane) carry() laneEnd {
+	defer l.Keeper.End(l)
+	if n := l.Request.Length; n > 0 {
+		k := min(n, int64(l.in.buffered()))
+		l.out = append(l.out, l.in.buf[l.in.r:l.in.r+int(k)]...)
+		l.in.r += int(k)
+		l.pos.Store(k)
+		l.complete.Store(k == n)
+	}
+	err := l.attempts()
+	if err != nil && !l.begun {
+		end, answered := l.fail(err)
+		if !answered {
+			return end
+		}
+		err = nil
+	}
+	l.Request.Received = l.pos.Load()
+	if err != nil {
+		l.Request.Err = err
+		l.endUpload(false)
+		return laneReset
+	}
+	return l.finish()
+}
+
+// attempts sends the request until there is a response, or no sense in trying.
+func (l *Lane) attempts() error {
+	fresh := false
+	for {
+		c, err := l.connect(fresh)
+		if err != nil {
+			return &exchangeError{op: "open connection", err: err, never: true}
+		}
+		if err = l.try(c); err == nil || l.begun || l.Cause() != nil {
+			return err
+		}
+		if l.uploading {
+			return err
+		}
+		again, counts := l.again(c, err)
+		if !again {
+			return err
+		}
+		if counts {
+			l.Request.Retries++
+		}
+		fresh = fresh || !NeverExecuted(err)
+	}
+}
+
+// again is what Pool.again and a handler with NeverExecuted decide. counts says that it was the latter.
+func (l *Lane) again(c *conn, err error) (again, counts bool) {
+	if _, garbage := errors.AsType[*ProtocolError](err); garbage {
+		return false, false
+	}
+	never := NeverExecuted(err)
+	if c.reused && l.Request.Length == 0 && (never || l.Pool.RetryStale && Idempotent(l.Request.Method) && !Responded(err)) {
+		return true, false
+	}
+	return never && l.Request.Retries+1 < laneAttempts, true
+}
+
+// connect returns a connection to the service.
+func (l *Lane) connect(fresh bool) (*conn, error) {
+	if !fresh {
+		if c := l.Pool.reuse(); c != nil {
+			return c, nil
+		}
+	}
+	ctx, cancel := context.WithCancelCause(l.ctx)
+	defer cancel(nil)
+	l.mu.Lock()
+	l.dialling = cancel
+	cause := l.cause
+	l.mu.Unlock()
+	defer func() {
+		l.mu.Lock()
+		l.dialling = nil
+		l.mu.Unlock()
+	}()
+	if cause != nil {
+		return nil, cause
+	}
+	return l.Pool.open(ctx)
+}
+
+// try sends the request over a connection, and its response to the client. An error before begun says that there was no
+// response.
+func (l *Lane) try(c *conn) error {
+	c.hold()
+	l.c, l.responded, l.wrote = c, false, false
+	l.mu.Lock()
+	l.attached, l.writeErr = c, nil
+	if l.cause != nil {
+		c.abort()
+	}
+	l.mu.Unlock()
+	n, err := c.nc.Write(l.out)
+	l.wrote = n > 0
+	switch {
+	case err != nil:
+		l.noteWrite(err)
+	case !l.complete.Load():
+		l.uploading = true
+		go l.upload(c)
+	}
+	var a laneAnswer
+	err = l.answer(c, &a)
+	if err != nil && !l.begun {
+		err = l.failure(err)
+	} else if err != nil {
+		err = l.brokenBy(err)
+	}
+	if err == nil && l.uploading && l.complete.Load() {
+		l.awaitUpload(c)
+	}
+	l.release(c, err == nil && !l.uploading && a.keepAlive && a.framing != untilClose)
+	return err
+}
+
+// noteWrite keeps the first failure of writing the request. The service may have answered before it hung up.
+func (l *Lane) noteWrite(err error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.writeErr == nil {
+		l.writeErr = err
+	}
+}
+
+// release gives the connection back if it is fit, and ends it otherwise.
+func (l *Lane) release(c *conn, fit bool) {
+	l.mu.Lock()
+	fit = fit && l.attached == c && l.writeErr == nil && c.buffered() == 0
+	l.attached = nil
+	l.mu.Unlock()
+	c.drop()
+	l.c = nil
+	if fit {
+		l.Pool.put(c)
+		return
+	}
+	c.abort() // also wakes an upload
+	l.Pool.discard(c)
+}
+
+// failure says why there is no response.
+func (l *Lane) failure(seen error) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	err, op := seen, "read response"
+	switch _, garbage := errors.AsType[*ProtocolError](seen); {
+	case l.cause != nil:
+		err = l.cause
+	case l.writeErr != nil && !garbage:
+		err, op = l.writeErr, "write request"
+	}
+	if e, ok := err.(*ClientError); ok {
+		return e
+	}
+	return &exchangeError{op: op, err: err, never: !l.wrote && !l.responded, responded: l.responded}
+}
+
+// brokenBy says why a response has broken off.
+func (l *Lane) brokenBy(seen error) error {
+	if cause := l.Cause(); cause != nil {
+		return cause
+	}
+	if _, ok := seen.(*ClientError); ok {
+		return seen
+	}
+	return &exchangeError{op: "read response", err: seen, responded: true}
+}
+
+// answer passes the service's responses on.
+func (l *Lane) answer(c *conn, a *laneAnswer) error {
+	for n := 0; ; n++ {
+		raw, err := l.readHead(c)
+		if err != nil {
+			return err
+		}
+		buf := laneBuffer(len(raw) + c.buffered() + 2*laneRoom)
+		out, ok := a.scan((*buf)[:0], raw, l.Request.Method, l.Drop)
+		if !ok {
+			out, err = a.parse((*buf)[:0], raw, l.Request.Method, l.Drop)
+		}
+		switch {
+		case err != nil:
+		case a.status == http.StatusSwitchingProtocols:
+			err = malformed("status 101 to what nobody asked for")
+		case a.status >= 200:
+			err = l.pass(c, a, out)
+			putLaneBuffer(buf)
+			return err
+		case n == maxInformational:
+			err = malformed("more than %d informational responses", maxInformational)
+		default:
+			_, err = l.in.nc.Write(out)
+			err = clientError(err)
+		}
+		putLaneBuffer(buf)
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// readHead returns the next head of the service.
+func (l *Lane) readHead(c *conn) ([]byte, error) {
+	if !l.responded && c.buffered() == 0 {
+		if err := c.more(); err != nil {
+			return nil, err
+		}
+		l.responded = true
+	}
+	limit := l.Pool.maxResponseHeader()
+	raw, err := c.head(limit)
+	if err == errTooLong {
+		return nil, malformed("header over %d bytes", limit)
+	}
+	return raw, unexpected(err)
+}
+
+// fail answers a request that got no response. answered says that the client has got an answer and that the connection may
+// go on.
+func (l *Lane) fail(err error) (end laneEnd, answered bool) {
+	intact := !l.uploading // all that has come is in the buffer
+	answer, back := l.Keeper.Failed(l, err, intact)
+	l.endUpload(false)
+	l.Request.Received = l.pos.Load()
+	switch {
+	case back:
+		return laneBack, false
+	case answer == nil || l.Cause() != nil:
+		if l.Request.Err == nil {
+			l.Request.Err = err
+		}
+		return laneReset, false
+	}
+	if l.closing = l.closing || l.Keeper.Closing() || !l.complete.Load(); l.closing {
+		answer = bytes.Replace(answer, []byte("\r\n\r\n"), []byte("\r\nConnection: close\r\n\r\n"), 1)
+	}
+	if _, err := l.in.nc.Write(answer); err != nil {
+		return laneReset, false
+	}
+	return laneGoOn, true
+}
+
+// upload sends the rest of the request's body. It owns l.in while it runs.
+func (l *Lane) upload(c *conn) {
+	defer func() { l.uploaded <- struct{}{} }()
+	buf := copyBuffers.Get().(*[]byte)
+	defer copyBuffers.Put(buf)
+	var err error
+	if l.Request.Length < 0 {
+		err = l.uploadChunks(c, *buf)
+	} else {
+		err = l.uploadLength(c, *buf)
+	}
+	if err != nil && !l.stopping.Load() {
+		l.Abort(&ClientError{Op: "read request body", Err: unexpected(err)})
+	}
+}
+
+func (l *Lane) uploadLength(c *conn, buf []byte) error {
+	for left := l.Request.Length - l.pos.Load(); left > 0; {
+		n, err := l.in.read(buf[:min(int64(len(buf)), left)])
+		left -= int64(n)
+		l.pos.Add(int64(n))
+		if left == 0 {
+			l.complete.Store(true)
+		} else if err != nil {
+			return err
+		}
+		if !l.send(c, buf[:n]) {
+			return nil
+		}
+	}
+	return nil
+}
+
+// uploadChunks sends each piece that comes as a chunk.
+func (l *Lane) uploadChunks(c *conn, buf []byte) error {
+	l.chunks = chunks{}
+	data := buf[chunkRoom : len(buf)-tailRoom]
+	for {
+		n, done, err := l.chunks.read(&l.in, data)
+		l.pos.Add(int64(n))
+		if err != nil {
+			return err
+		}
+		if n > 0 && !l.send(c, frameChunk(buf, n)) {
+			return nil
+		}
+		if !done {
+			continue
+		}
+		tail, err := readTail(&l.in, maxLaneHead)
+		if err != nil {
+			return err
+		}
+		l.complete.Store(true)
+		l.send(c, tail)
+		return nil
+	}
+}
+
+// send writes a piece of the request.
+func (l *Lane) send(c *conn, p []byte) bool {
+	if _, err := c.nc.Write(p); err != nil {
+		l.noteWrite(err)
+		return false
+	}
+	return true
+}
+
+// readTail reads what follows the last chunk, and returns it with that as it is sent on.
+func readTail(c *conn, limit int) ([]byte, error) {
+	raw, err := c.trailers(limit)
+	switch {
+	case err == errTooLong:
+		return nil, malformed("trailers over %d bytes", limit)
+	case err != nil:
+		return nil, err
+	case raw == nil:
+		return lastChunk, nil
+	}
+	fields, err := parseFields(string(raw), countLines(raw)-1)
+	if err != nil {
+		return nil, err
+	}
+	return appendTrailers([]byte("0\r\n"), fields), nil
+}
+
+var lastChunk = []byte("0\r\n\r\n")
+
+// awaitUpload lets the last bytes of a request leave whose response has come.
+func (l *Lane) awaitUpload(c *conn) {
+	select {
+	case <-l.uploaded:
+		l.uploading = false
+		return
+	default:
+	}
+	_ = c.nc.SetWriteDeadline(time.Now().Add(finishing))
+	<-l.uploaded
+	l.uploading = false
+	if c.nc.SetWriteDeadline(time.Time{}) != nil {
+		l.noteWrite(io.ErrClosedPipe)
+	}
+}
+
+// endUpload ends an upload whose service's connection has ended; with linger it may read on for a while.
+func (l *Lane) endUpload(linger bool) {
+	if !l.uploading {
+		return
+	}
+	l.stopping.Store(true)
+	until := longAgo
+	if linger {
+		until = time.Now().Add(lingering)
+	}
+	_ = l.in.nc.SetReadDeadline(until)
+	<-l.uploaded
+	l.uploading = false
+	_ = l.in.nc.SetReadDeadline(time.Time{})
+}
+
+// finish says what becomes of the client's connection behind a whole response.
+func (l *Lane) finish() laneEnd {
+	l.endUpload(!l.closing)
+	switch {
+	case l.Cause() != nil, l.complete.Load() && l.closing:
+		return laneClose
+	case l.complete.Load():
+		return laneGoOn
+	case !l.closing && l.drain():
+		return laneGoOn
+	}
+	return laneLinger
+}
+
+// rest is how much of the body is to come, if that is worth reading for the sake of the connection; otherwise -1.
+func (l *Lane) rest() int64 {
+	if rest := l.Request.Length - l.pos.Load(); l.Request.Length >= 0 && rest <= drained {
+		return rest
+	}
+	return -1
+}
+
+// drain reads the rest of a body that nobody wants, and reports whether it came.
+func (l *Lane) drain() bool {
+	buf := copyBuffers.Get().(*[]byte)
+	defer copyBuffers.Put(buf)
+	_ = l.in.nc.SetReadDeadline(time.Now().Add(lingering))
+	for rest := l.rest(); rest > 0; rest = l.rest() {
+		n, err := l.in.read((*buf)[:min(rest, int64(len(*buf)))])
+		l.pos.Add(int64(n))
+		if err != nil && n == 0 {
+			return false
+		}
+	}
+	l.Request.Received = l.pos.Load()
+	return l.rest() == 0 && l.in.nc.SetReadDeadline(time.Time{}) == nil
+}
+
+// linger lets a client send on for a moment: a connection that ends with bytes unread is reset, and the response lost.
+func (l *Lane) linger() {
+	if closeWrite(l.in.nc) != nil {
+		return
+	}
+	buf := copyBuffers.Get().(*[]byte)
+	defer copyBuffers.Put(buf)
+	_ = l.in.nc.SetReadDeadline(time.Now().Add(lingering))
+	for {
+		if _, err := l.in.nc.Read(*buf); err != nil {
+			return
+		}
+	}
+}

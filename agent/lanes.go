@@ -62,13 +62,18 @@ func (s *lanes) Serve(ln net.Listener) error {
 		if err != nil {
 			return err
 		}
-		s.l.conns.Add(1)
-		go s.serve(conn)
+		s.start(conn, nil)
 	}
 }
 
-// serve carries the requests of a stream.
-func (s *lanes) serve(conn net.Conn) {
+// start carries the requests of a stream, of which something may have been read.
+// Where it is not called by Serve, the listener counts a connection.
+func (s *lanes) start(conn net.Conn, read []byte) {
+	s.l.conns.Add(1)
+	go s.serve(conn, read)
+}
+
+func (s *lanes) serve(conn net.Conn, read []byte) {
 	defer s.l.conns.Done()
 	lc, ok := conn.(relay.LaneConn)
 	if !ok {
@@ -83,10 +88,10 @@ func (s *lanes) serve(conn net.Conn) {
 		_ = conn.Close()
 		return
 	}
-	left, back := la.Serve(s.base, lc)
+	left, back := la.Serve(s.base, lc, read)
 	s.remove(la)
 	if back {
-		s.over.give(&readAgain{Conn: conn, left: left})
+		s.over.give(&readAgain{Conn: conn, left: left, back: s.start})
 	}
 }
 

@@ -2,26 +2,66 @@ package agent
 
 import (
 	"errors"
+	"io"
 	"net"
+	"sync/atomic"
+
+	"piko/relay"
 )
 
-// readAgain is a stream of which something has been read already. Its other
-// methods are those of the stream, as far as that has them.
+// readAgain is a stream in the hands of net/http's server, of which something has
+// been read already. It goes back to the lanes with the next request that is for
+// them: to net/http it ends before that. Its other methods are those of the
+// stream, as far as that has them.
 type readAgain struct {
+	// Static.
 	net.Conn
-	left []byte // comes first; owned by the reader
+	back func(conn net.Conn, read []byte) // takes the stream back
+
+	// Owned by the reader, and by whoever closes for it.
+	left []byte // comes first
+	size int    // of net/http's buffer
+	idle bool   // no request is under way
+
+	returned atomic.Bool // left is the lanes'
+	closed   atomic.Bool
 }
 
 // Read implements net.Conn.
 func (c *readAgain) Read(p []byte) (int, error) {
-	if len(c.left) == 0 {
-		return c.Conn.Read(p)
+	if c.size == 0 {
+		c.size = len(p) // all of the buffer, which is empty
 	}
+	if c.returned.Load() {
+		return 0, io.EOF
+	}
+	if len(c.left) == 0 {
+		n, err := c.Conn.Read(p)
+		// Only into an empty buffer net/http reads as much as it holds: what is read now is all that it would have of the
+		// next request.
+		if c.idle && len(p) == c.size && relay.Plain(p[:n]) {
+			c.left = append([]byte(nil), p[:n]...)
+			c.returned.Store(true)
+			return 0, io.EOF
+		}
+		c.idle = c.idle && n == 0
+		return n, err
+	}
+	c.idle = false
 	n := copy(p, c.left)
 	if c.left = c.left[n:]; len(c.left) == 0 {
 		c.left = nil
 	}
 	return n, nil
+}
+
+// Close implements net.Conn: a stream that was returned goes on.
+func (c *readAgain) Close() error {
+	if c.closed.Swap(true) || !c.returned.Load() {
+		return c.Conn.Close()
+	}
+	c.back(c.Conn, c.left)
+	return nil
 }
 
 // ReadOr is the stream's, behind what comes first.

@@ -114,11 +114,16 @@ type LaneConn interface {
 
 // Serve carries the requests of nc until that ends, or the lane is aborted, and then closes nc. With back it has met a
 // request that is not for it: nc and what was read of it, which begins with that request, are the caller's. ctx bounds
-// dials. It is called once.
-func (l *Lane) Serve(ctx context.Context, nc LaneConn) (left []byte, back bool) {
+// dials; read is what was read of nc before. It is called once.
+func (l *Lane) Serve(ctx context.Context, nc LaneConn, read []byte) (left []byte, back bool) {
 	l.ctx = ctx
 	l.in.nc = nc
 	l.in.hold()
+	if len(read) > len(l.in.buf) {
+		l.in.drop()
+		l.in.buf = read
+	}
+	l.in.w = copy(l.in.buf, read)
 	l.uploaded = make(chan struct{}, 1)
 	nc.OnEnd(l.clientGone)
 	for {

@@ -127,10 +127,16 @@ func (l *Lane) try(c *conn) error {
 	} else if err != nil {
 		err = l.brokenBy(err)
 	}
+	if l.c == nil { // released early
+		return err
+	}
 	if err == nil && l.uploading && l.complete.Load() {
 		l.awaitUpload(c)
 	}
-	l.release(c, err == nil && !l.uploading && a.keepAlive && a.framing != untilClose)
+	if err != nil || l.uploading {
+		a.keepAlive = false
+	}
+	l.release(c, &a)
 	return err
 }
 
@@ -144,9 +150,9 @@ func (l *Lane) noteWrite(err error) {
 }
 
 // release gives the connection back if it is fit, and ends it otherwise.
-func (l *Lane) release(c *conn, fit bool) {
+func (l *Lane) release(c *conn, a *laneAnswer) {
 	l.mu.Lock()
-	fit = fit && l.attached == c && l.writeErr == nil && c.buffered() == 0
+	fit := a.keepAlive && a.framing != untilClose && l.attached == c && l.writeErr == nil && c.buffered() == 0
 	l.attached = nil
 	l.mu.Unlock()
 	c.drop()

@@ -30,6 +30,19 @@ const (
 	fieldSlow // means something that a Lane does not do
 )
 
+// Plain reports whether p begins with the whole head of a request that a Lane carries.
+func Plain(p []byte) bool {
+	n := headLength(p, 0)
+	if n == 0 {
+		return false
+	}
+	buf := laneBuffer(n + laneRoom)
+	defer putLaneBuffer(buf)
+	var h laneHead
+	_, ok := h.scan((*buf)[:0], p[:n], "", "")
+	return ok && !h.streams
+}
+
 // scan checks a request's head and appends it to out as it is sent on. raw ends with its empty line. ok is false if the
 // request is not for a Lane: it asks for more, or net/http's server might mend or refuse it. What is taken here net/http
 // takes, too, and understands in the same way.

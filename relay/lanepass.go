@@ -23,36 +23,47 @@ func (l *Lane) pass(c *conn, a *laneAnswer, out []byte) error {
 	out = append(out, "\r\n"...)
 	switch a.framing {
 	case noBody:
-		_, err := l.in.nc.Write(out)
-		return clientError(err)
+		l.releaseEarly(c, a)
+		return l.say(out, 0)
 	case byLength:
-		return l.passLength(c, a.length, out)
+		return l.passLength(c, a, out)
 	}
-	return l.passChunks(c, a.framing, out)
+	return l.passChunks(c, a, out)
+}
+
+// releaseEarly gives back the connection of a response that was read, before the client has it and sends its next request.
+func (l *Lane) releaseEarly(c *conn, a *laneAnswer) {
+	if !l.uploading {
+		l.release(c, a)
+	}
 }
 
 // passLength sends a body of known length, the first bytes together with the head.
-func (l *Lane) passLength(c *conn, left int64, out []byte) error {
+func (l *Lane) passLength(c *conn, a *laneAnswer, out []byte) error {
+	left := a.length
 	n := int(min(left, int64(c.buffered())))
 	out = append(out, c.buf[c.r:c.r+n]...)
 	c.r += n
-	if err := l.say(out, n); err != nil {
-		return err
-	}
 	if left -= int64(n); left == 0 {
-		return nil
+		l.releaseEarly(c, a)
+	}
+	if err := l.say(out, n); err != nil || left == 0 {
+		return err
 	}
 	buf := copyBuffers.Get().(*[]byte)
 	defer func() { putCopyBuffer(buf) }()
 	for full := 0; left > 0; {
 		p := (*buf)[:min(left, int64(len(*buf)))]
 		n, err := c.read(p)
+		if left -= int64(n); left == 0 {
+			l.releaseEarly(c, a)
+		}
 		if n > 0 {
 			if err := l.say(p[:n], n); err != nil {
 				return err
 			}
 		}
-		if left -= int64(n); err != nil && left > 0 {
+		if err != nil && left > 0 {
 			return unexpected(err)
 		}
 		if full++; n < len(*buf) {
@@ -75,7 +86,8 @@ func (l *Lane) say(p []byte, n int) error {
 }
 
 // passChunks sends a body whose length nobody knows, each piece as it comes as one chunk.
-func (l *Lane) passChunks(c *conn, f framing, out []byte) error {
+func (l *Lane) passChunks(c *conn, a *laneAnswer, out []byte) error {
+	f := a.framing
 	buf := copyBuffers.Get().(*[]byte)
 	defer copyBuffers.Put(buf)
 	var k chunks
@@ -110,6 +122,7 @@ func (l *Lane) passChunks(c *conn, f framing, out []byte) error {
 			if f == byChunks {
 				c.r += 2
 			}
+			l.releaseEarly(c, a)
 			return l.say(msg, n)
 		}
 		if len(msg) > 0 {
@@ -118,7 +131,7 @@ func (l *Lane) passChunks(c *conn, f framing, out []byte) error {
 			}
 		}
 		if at = 0; done {
-			return l.passTail(c)
+			return l.passTail(c, a)
 		}
 	}
 }
@@ -136,11 +149,12 @@ func readPiece(c *conn, k *chunks, f framing, p []byte) (n int, done bool, err e
 }
 
 // passTail sends the last chunk and the trailers.
-func (l *Lane) passTail(c *conn) error {
+func (l *Lane) passTail(c *conn, a *laneAnswer) error {
 	tail, err := readTail(c, l.Pool.maxResponseHeader())
 	if err != nil {
 		return err
 	}
+	l.releaseEarly(c, a)
 	return l.say(tail, 0)
 }
 

@@ -261,6 +261,9 @@ func runPathChild(system string) {
 		reads, writes := systemCalls()
 		json.NewEncoder(w).Encode(pathUsage{time.Duration(ru.Utime.Nano() + ru.Stime.Nano()), ms.Mallocs, reads, writes})
 	}))
+	if dir := os.Getenv("PIKO_BENCH_PROFILES"); dir != "" {
+		defer profileChild(dir, system)()
+	}
 	fmt.Println(address, control, strings.Join(more, " "))
 	io.Copy(io.Discard, os.Stdin)
 }

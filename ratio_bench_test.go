@@ -9,6 +9,9 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"path/filepath"
+	"runtime"
+	"runtime/pprof"
 	"strings"
 	"testing"
 	"time"
@@ -209,4 +212,33 @@ func (u pathUsage) since(before pathUsage) pathUsage {
 
 func (u pathUsage) plus(o pathUsage) pathUsage {
 	return pathUsage{u.CPU + o.CPU, u.Mallocs + o.Mallocs, u.Reads + o.Reads, u.Writes + o.Writes}
+}
+
+// profileChild has this process leave profiles of what it did in a directory, for who looks for the next step:
+// PIKO_BENCH_PROFILES=/tmp/profiles go test -run '^$' -bench Ratio/tunnel -benchtime 20x .
+func profileChild(dir, name string) (done func()) {
+	path := func(kind string) string { return filepath.Join(dir, fmt.Sprintf("%s-%d.%s", name, os.Getpid(), kind)) }
+	cpu, err := os.Create(path("cpu"))
+	if err != nil {
+		panic(err)
+	}
+	runtime.SetMutexProfileFraction(1)
+	runtime.SetBlockProfileRate(1)
+	if err := pprof.StartCPUProfile(cpu); err != nil {
+		panic(err)
+	}
+	return func() {
+		pprof.StopCPUProfile()
+		cpu.Close()
+		for _, kind := range []string{"mutex", "block", "allocs"} {
+			f, err := os.Create(path(kind))
+			if err != nil {
+				panic(err)
+			}
+			if err := pprof.Lookup(kind).WriteTo(f, 0); err != nil {
+				panic(err)
+			}
+			f.Close()
+		}
+	}
 }

@@ -18,9 +18,16 @@ type statusCmd struct {
 	Forward nodeID       `flagonly:"" placeholder:"NODE" help:"Let this node of the cluster answer, in place of the one at --server.url, which passes the question on. The names of the nodes are those of piko server status cluster nodes."`
 	Output  string       `short:"o" default:"yaml" enum:"yaml,json,table" help:"Format of the answer."`
 
-	Upstream statusUpstreamCmd `cmd:"" help:"What the node's upstreams are."`
-	Cluster  statusClusterCmd  `cmd:"" help:"Which nodes there are, and what they serve."`
-	Gossip   statusGossipCmd   `cmd:"" help:"What the node has heard of the others."`
+	Overview   statusOverviewCmd   `cmd:"" help:"What goes on at the node, or with --cluster at all."`
+	Endpoints  statusListCmd       `cmd:"" help:"The endpoints of the cluster and what goes on at each."`
+	Endpoint   statusEndpointCmd   `cmd:"" help:"One endpoint: its tunnels, and the requests that failed last."`
+	Upstreams  statusUpstreamsCmd  `cmd:"" help:"The tunnels that agents have to the node, and what each has done."`
+	Events     statusEventsCmd     `cmd:"" help:"Watch endpoints and nodes come up and go down."`
+	Drain      statusDrainCmd      `cmd:"" help:"Have the node move its agents to other nodes. It goes on serving until it is stopped."`
+	Disconnect statusDisconnectCmd `cmd:"" help:"End one tunnel; its agent connects again."`
+	Upstream   statusUpstreamCmd   `cmd:"" help:"What the node's upstreams are."`
+	Cluster    statusClusterCmd    `cmd:"" help:"Which nodes there are, and what they serve."`
+	Gossip     statusGossipCmd     `cmd:"" help:"What the node has heard of the others."`
 }
 
 // statusServer says which node to ask.
@@ -35,6 +42,8 @@ type statusServer struct {
 func (statusCmd) Help() string {
 	return `
 Examples:
+  piko server status overview --cluster --watch
+  piko server status endpoints --cluster --sort errors
   piko server status cluster nodes
   piko server status cluster node local --server.url http://node-1:8002
   piko server status upstream endpoints --forward node-2 -o table

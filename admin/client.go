@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"net/url"
@@ -42,6 +43,9 @@ type Client struct {
 	// Forward is the id of the node of the cluster that shall answer in place
 	// of the one at URL, which passes the request on; "" is none.
 	Forward string
+	// Cluster asks for the answers of all nodes of the cluster, put together,
+	// where a question has such.
+	Cluster bool
 	// Token is for a port that asks for one; "" is none.
 	Token string
 	// TLS is for a URL of https; nil trusts the system's authorities.
@@ -117,30 +121,45 @@ func (c *Client) getNode(ctx context.Context, path, id string, v any) error {
 // get asks for a path below the URL and decodes the answer into v. An answer
 // that is not 200 is a *fault.Refused in the error.
 func (c *Client) get(ctx context.Context, path string, v any) error {
-	target, err := c.target(path)
+	return c.ask(ctx, http.MethodGet, path, nil, v)
+}
+
+// ask is get with any method and a query.
+func (c *Client) ask(ctx context.Context, method, path string, query url.Values, v any) error {
+	target, res, err := c.send(ctx, c.client(), method, path, query)
 	if err != nil {
 		return err
 	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, target.String(), nil)
+	defer res.Body.Close()
+	if err := json.NewDecoder(io.LimitReader(res.Body, maxStatus)).Decode(v); err != nil {
+		return fmt.Errorf("%s: %w (%w)", target.Redacted(), ErrNotAdmin, err)
+	}
+	return nil
+}
+
+// send returns an answer that is 200.
+func (c *Client) send(ctx context.Context, client *http.Client, method, path string, query url.Values) (*url.URL, *http.Response, error) {
+	target, err := c.target(path, query)
 	if err != nil {
-		return err
+		return nil, nil, err
+	}
+	req, err := http.NewRequestWithContext(ctx, method, target.String(), nil)
+	if err != nil {
+		return nil, nil, err
 	}
 	req.Header.Set("Accept", "application/json")
 	if c.Token != "" {
 		req.Header.Set("Authorization", "Bearer "+c.Token)
 	}
-	res, err := c.client().Do(req)
+	res, err := client.Do(req)
 	if err != nil {
-		return unreachable(target, err)
+		return nil, nil, unreachable(target, err)
 	}
-	defer res.Body.Close()
 	if res.StatusCode != http.StatusOK {
-		return c.refused(target, fault.ReadRefused(res))
+		defer res.Body.Close()
+		return nil, nil, c.refused(target, fault.ReadRefused(res))
 	}
-	if err := json.NewDecoder(io.LimitReader(res.Body, maxStatus)).Decode(v); err != nil {
-		return fmt.Errorf("%s: %w (%w)", target.Redacted(), ErrNotAdmin, err)
-	}
-	return nil
+	return target, res, nil
 }
 
 func (c *Client) client() *http.Client {
@@ -153,7 +172,7 @@ func (c *Client) client() *http.Client {
 }
 
 // target is the URL with the path behind its own.
-func (c *Client) target(path string) (*url.URL, error) {
+func (c *Client) target(path string, more url.Values) (*url.URL, error) {
 	text := c.URL
 	if text == "" {
 		text = DefaultURL
@@ -163,11 +182,12 @@ func (c *Client) target(path string) (*url.URL, error) {
 		return nil, fmt.Errorf("bad URL %q: it must be like %s", text, DefaultURL)
 	}
 	u = u.JoinPath(path)
+	query := u.Query()
+	maps.Copy(query, more)
 	if c.Forward != "" {
-		query := u.Query()
 		query.Set(forwardParam, c.Forward)
-		u.RawQuery = query.Encode()
 	}
+	u.RawQuery = query.Encode()
 	return u, nil
 }
 
@@ -197,6 +217,8 @@ func (c *Client) refused(target *url.URL, r *fault.Refused) error {
 		return fmt.Errorf("%s: %w; piko server status cluster nodes lists them", target.Redacted(), ErrUnknownNode)
 	case c.Forward != "" && (r.Code == fault.UpstreamUnreachable || r.Code == fault.UpstreamTimeout):
 		return fmt.Errorf("%s: %w; is it running, and does its --admin.advertise-addr lead to it?", target.Redacted(), r)
+	case r.Code == fault.MalformedRequest, r.Code == fault.InvalidEndpoint, r.Code == fault.NotFound && r.Text != fault.NotFound.Text(), r.Code == fault.Forbidden && c.Token == "":
+		return fmt.Errorf("%s: %w", target.Redacted(), r) // it says what is wrong
 	case r.Status == http.StatusUnauthorized || r.Status == http.StatusForbidden:
 		return fmt.Errorf("%s: %w; the admin port asks for a token: see --server.token-file", target.Redacted(), r)
 	case r.Status >= http.StatusInternalServerError:

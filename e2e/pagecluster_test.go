@@ -32,7 +32,8 @@ func TestPageOfACluster(t *testing.T) {
 	})
 	stop := buy(t, n1, n2)
 
-	p := startBrowser(t).open(t, "http://"+n1.admin+"/", 1280, 800)
+	b := startBrowser(t)
+	p := b.open(t, "http://"+n1.admin+"/", 1280, 800)
 	p.wait(t, "n1 shows both nodes with their requests", `document.querySelectorAll('tbody tr').length === 2 && [...document.querySelectorAll('tbody tr')].every(r => r.innerText.includes('active') && parseFloat(r.cells[7].textContent) > 0) && `+pageLive)
 	p.screenshot(t, "cluster-overview")
 
@@ -67,6 +68,29 @@ func TestPageOfACluster(t *testing.T) {
 	p.screenshot(t, "cluster-drained")
 	p.clean(t, n1.admin)
 	stop()
+	t.Run("with tokens", func(t *testing.T) { pageOfAClusterWithTokens(t, b) })
+}
+
+// pageOfAClusterWithTokens types a token, which has to reach the other node, too.
+func pageOfAClusterWithTokens(t *testing.T, b *browser) {
+	const key = "a key of thirty-two bytes or more"
+	gossip := freeAddr(t)
+	args := []string{"--admin.auth.hmac-secret-key", key, "--cluster.secret", "a secret of thirty-two bytes, too"}
+	n1 := startServer(t, append(args, "--cluster.node-id", "n1", "--cluster.gossip.bind-addr", gossip)...)
+	n2 := startServer(t, append(args, "--cluster.node-id", "n2", "--cluster.join", gossip)...)
+	p := b.open(t, "http://"+n1.admin+"/#/node/n2", 1280, 800)
+	p.wait(t, "the page asks for a token", `document.activeElement.id === 'token'`)
+	p.write(t, signToken(t, key, time.Now().Add(time.Hour)))
+	p.key(t, "Enter")
+	p.wait(t, "n1 shows both nodes", `document.querySelectorAll('.badge[data-state=active]').length === 2 && document.getElementById('partial').hidden && `+pageLive)
+	p.wait(t, "the node's button has the focus", `document.activeElement.ariaLabel === 'Drain node n2'`)
+	p.key(t, "Enter")
+	p.wait(t, "the page asks first", `document.querySelector('dialog[open]')`)
+	p.click(t, "dialog .danger")
+	p.wait(t, "n2 drains", `!document.querySelector('dialog') && document.querySelector('tr.target .badge').textContent === 'draining'`)
+	n2.stop(t, 20*time.Second)
+	p.wait(t, "n2 is gone, or missed", `document.querySelectorAll('.badge[data-state=active]').length === 1 && !document.querySelector('.badge[data-state=draining]')`)
+	p.clean(t, n1.admin, "401")
 }
 
 // buy sends requests that are not tried again to both nodes, until stop is called.

@@ -104,11 +104,11 @@ export class EndpointView {
 	}
 
 	tunnelRow(first) {
-		const cells = cellsOf(tunnelColumns), node = el('a'), since = el('time'), badge = el('span.badge');
+		const cells = cellsOf(tunnelColumns), node = el('a'), since = el('time'), badge = el('span.badge'), weight = el('span.sub', { title: 'Its share of the requests, from 0 to 100' });
 		const addr = el('span'), version = el('span.sub.cut'), code = el('code'), why = el('span.sub'), when = el('time');
 		const button = el('button.small', { type: 'button', onclick: () => this.disconnect(first) }, 'Disconnect');
 		cells[0].append(node);
-		cells[1].append(badge);
+		cells[1].append(badge, weight);
 		cells[2].append(addr, version);
 		cells[3].append(since);
 		cells[8].append(el('span', null, code, ' ', when), why);
@@ -122,9 +122,10 @@ export class EndpointView {
 				setText(version, u.agent_version || 'unknown version');
 				setAttr(version, 'title', [u.agent_version, u.instance && 'Instance ' + u.instance, u.features.length && 'Features: ' + u.features.join(', ')].filter(Boolean).join('\n'));
 				setTime(since, u.since);
-				const [state, text] = u.draining ? ['draining', 'draining'] : u.weight === 0 ? ['unhealthy', 'unhealthy'] : u.last_error && this.now - date(u.last_error.time) < 60000 ? ['unhealthy', 'failing'] : u.weight < 100 ? ['draining', `weight ${u.weight}`] : ['active', 'active'];
+				const [state, text] = u.draining ? ['draining', 'draining'] : u.weight === 0 ? ['unhealthy', 'unhealthy'] : u.last_error && this.now - date(u.last_error.time) < 60000 ? ['unhealthy', 'failing'] : ['active', 'active'];
 				setText(badge, text);
 				badge.dataset.state = state;
+				setText(weight, u.weight < 100 ? 'weight ' + u.weight : '');
 				[count(u.in_flight), count(u.requests), `${bytes(u.bytes_in)} / ${bytes(u.bytes_out)}`, count(u.errors)].forEach((t, i) => setText(cells[4 + i], t));
 				cells[7].classList.toggle('bad', u.errors > 0);
 				const last = u.last_error;

@@ -110,3 +110,23 @@ func TestPartition(t *testing.T) {
 		})
 	}
 }
+
+// TestPartitionOfNodesThatNobodyIsToldOf: the node that both have joined is gone, so that neither has the other in its
+// list; memberlist forgets who was gone for half a minute.
+func TestPartitionOfNodesThatNobodyIsToldOf(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		net := newNetwork()
+		a := net.start(t, "a", 1)
+		b := net.start(t, "b", 2, 1)
+		c := net.start(t, "c", 3, 1)
+		c.serve("c1")
+		<-c.Ready()
+		within(t, 5*time.Second, "known", func() error { return equal(a, b, c) })
+		a.crash()
+		net.partition(true, []*testNode{b}, []*testNode{c})
+		time.Sleep(90 * time.Second)
+		net.partition(false, []*testNode{b}, []*testNode{c})
+		within(t, 45*time.Second, "both know each other again", func() error { return b.routesTo("c1", "c") })
+		stop(b, c)
+	})
+}

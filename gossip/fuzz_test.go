@@ -64,10 +64,33 @@ func TestMeta(t *testing.T) {
 			t.Errorf("%d bytes are enough", i)
 		}
 	}
+	newer := good.encode()
+	newer[0]++
+	if _, err := parseMeta(newer); err == nil {
+		t.Error("another version is understood")
+	}
+	for _, addr := range []string{"", "10.0.0.1", "a:1\n", "a b:1", "a\x1b[2J:1", "a/b:1", "u@a:1", "\"a\":1", "\u202e:1", ":1"} {
+		for _, m := range []meta{{proxyAddr: addr}, {proxyAddr: "a:1", adminAddr: addr}} {
+			if _, err := parseMeta(m.encode()); err == nil && m.proxyAddr+m.adminAddr != "a:1" {
+				t.Errorf("an address may be %q", addr)
+			}
+		}
+	}
 	long := good
 	long.proxyAddr = strings.Repeat("a", 180) + ":8000"
 	if long.check() == nil {
 		t.Error("a meta that is too long passes")
+	}
+}
+
+func TestAnnouncementsOfOtherVersionsAreNone(t *testing.T) {
+	b := announcement{7, head{epoch: "n-00dc6acfac00", seq: 1}}.encode()
+	if _, err := parseAnnouncement(b); err != nil {
+		t.Fatal(err)
+	}
+	b[0]++
+	if a, err := parseAnnouncement(b); err == nil {
+		t.Errorf("%+v", a)
 	}
 }
 

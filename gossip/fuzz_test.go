@@ -2,10 +2,14 @@ package gossip
 
 import (
 	"bytes"
+	"errors"
+	"net"
 	"reflect"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/hashicorp/memberlist"
 )
 
 func FuzzMeta(f *testing.F) {
@@ -91,6 +95,30 @@ func TestAnnouncementsOfOtherVersionsAreNone(t *testing.T) {
 	b[0]++
 	if a, err := parseAnnouncement(b); err == nil {
 		t.Errorf("%+v", a)
+	}
+}
+
+// TestOldNewsAreNoNews: a replayed announcement changes nothing, and a replayed message does not bring a node back that
+// has left.
+func TestOldNewsAreNoNews(t *testing.T) {
+	const epoch, left = "n-00dc6acfac00", "n-00dc6acfab00"
+	c := &Cluster{nodes: map[string]*node{epoch: {}}, gone: map[string]time.Time{left: time.Now()}}
+	c.metrics = newMetrics(nil, c)
+	c.queue.NumNodes = func() int { return 1 }
+	for _, round := range []uint64{7, 6, 7} {
+		c.hear(announcement{round, head{epoch: epoch, seq: round, upstreams: round}}.encode())
+		if n := c.nodes[epoch]; n.round != 7 || n.head.seq != 7 {
+			t.Errorf("after round %d: round %d, %+v", round, n.round, n.head)
+		}
+	}
+	alive := func(epoch string) error {
+		return membership{c}.NotifyAlive(&memberlist.Node{Name: epoch, Addr: net.IPv4(10, 0, 0, 1), Port: 8003, Meta: meta{proxyAddr: "10.0.0.1:8000"}.encode()})
+	}
+	if err := alive(left); !errors.Is(err, errGone) {
+		t.Errorf("one that has left: %v", err)
+	}
+	if err := errors.Join(alive(epoch), alive("n-00dc6acfad00")); err != nil {
+		t.Errorf("others: %v", err)
 	}
 }
 

@@ -420,8 +420,12 @@ func TestTunnelThatIsUsedUpIsRenewed(t *testing.T) {
 	startAgent(t, n.url, "endpoint", slow(begun, release))
 	l := n.waitFor(t, "endpoint", 1)[0]
 	result := inFlight(t, l, begun)
-	l.Upstream().(*upstream).retire("the test wants it")
-	l.Upstream().(*upstream).retire("the test wants it")
+	u := l.Upstream().(*upstream)
+	for range 2 {
+		if err := u.notOpened(t.Context(), fmt.Errorf("open stream: %w", tunnel.ErrExhausted)); !errors.Is(err, fault.UpstreamUnreachable) {
+			t.Errorf("who wants a stream is told %v", err)
+		}
+	}
 	n.waitFor(t, "endpoint", 0)
 	close(release)
 	if err := <-result; err != nil {

@@ -203,17 +203,23 @@ func (u *upstream) dial(ctx context.Context) (net.Conn, error) {
 	bounded, cancel := context.WithTimeout(ctx, openTime)
 	defer cancel()
 	st, err := u.sess.Open(bounded)
+	if err != nil {
+		return nil, u.notOpened(ctx, err)
+	}
+	return st, nil
+}
+
+// notOpened is what dial says of a session that opened no stream.
+func (u *upstream) notOpened(ctx context.Context, err error) error {
 	switch {
-	case err == nil:
-		return st, nil
 	case ctx.Err() != nil:
-		return nil, context.Cause(ctx)
+		return context.Cause(ctx)
 	case errors.Is(err, tunnel.ErrTooManyStreams):
-		return nil, fault.New(fault.Overloaded, err)
+		return fault.New(fault.Overloaded, err)
 	case errors.Is(err, tunnel.ErrExhausted):
 		u.retire("its tunnel is used up")
 	}
-	return nil, fault.New(fault.UpstreamUnreachable, err)
+	return fault.New(fault.UpstreamUnreachable, err)
 }
 
 // beginOpen counts an Open. While the upstream is held it waits: for a second

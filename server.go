@@ -114,6 +114,7 @@ type server struct {
 	tracker   *events.Tracker
 	started   time.Time
 	budget    *tunnel.Budget
+	uploads   *tunnel.Budget // of uploads over HTTP/2 that do not move: half as much as budget; it only counts
 	public    *proxy.Public
 	gate      *gate // clients' requests in flight
 	hops      *gate // other nodes' requests in flight
@@ -241,6 +242,7 @@ func (s *server) proxyOptions(log *slog.Logger, registry prometheus.Registerer) 
 		Limits:       s.limits,
 		Traffic:      s.traffic,
 		Buffers:      s.budget,
+		Held:         s.uploads,
 		Auth:         s.guards.proxy,
 		Timeout:      zeroIsOff(cfg.Timeout),
 		SendTimeout:  zeroIsOff(cfg.SendTimeout),

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"net"
@@ -8,6 +9,7 @@ import (
 	"os"
 	"runtime"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -183,3 +185,60 @@ func TestUpstreamThatNeverReads(t *testing.T) {
 type endless struct{}
 
 func (endless) Read(p []byte) (int, error) { return len(p), nil }
+
+// Uploads over HTTP/2 that nobody takes are held in windows of net/http's, 16 MiB for a connection. Of many connections the node
+// holds no more than it may: other uploads end, and with them what they hold.
+func TestHTTP2UploadsThatNobodyTakesAreBounded(t *testing.T) {
+	const (
+		conns, uploads = 4, 24 // 48 MiB
+		most           = 32 << 20
+	)
+	n := startNode(t, func(cfg *serverConfig) {
+		cfg.Proxy.Limits.BufferedBytes, cfg.Proxy.AccessLog.Disable = minBuffers, true
+	})
+	startDeafUpstream(t, n, "deaf")
+	var sending sync.WaitGroup
+	ctx, cancel := context.WithCancel(t.Context())
+	defer sending.Wait()
+	defer cancel()
+	var refused atomic.Int32
+	before := heap()
+	for range conns {
+		c := newHTTP2Client(t, nil)
+		for range uploads {
+			sending.Go(func() {
+				req, _ := http.NewRequestWithContext(ctx, http.MethodPost, "http://"+n.ProxyAddr().String()+"/", endless{})
+				req.Header.Set("x-piko-endpoint", "deaf")
+				if res, err := c.Do(req); err == nil {
+					res.Body.Close()
+					if res.StatusCode == http.StatusServiceUnavailable {
+						refused.Add(1)
+					}
+				}
+			})
+		}
+	}
+	eventually(t, func() error {
+		if stay := conns*uploads - int(refused.Load()); stay > minBuffers/2/h2StreamWindow {
+			return fmt.Errorf("%d uploads stay", stay)
+		}
+		return nil
+	})
+	eventually(t, func() error {
+		if held := heap() - before; held > most {
+			return fmt.Errorf("%d MB are held", held>>20)
+		}
+		return nil
+	})
+	if used := n.uploads.Used(); used != minBuffers/2 {
+		t.Errorf("%d bytes are accounted for, want %d", used, minBuffers/2)
+	}
+}
+
+// heap is how much is in use, without garbage.
+func heap() int64 {
+	runtime.GC()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return int64(m.HeapAlloc)
+}

@@ -44,9 +44,12 @@ func (s *server) newLimits(log *slog.Logger, registry prometheus.Registerer) (er
 	cfg := &s.cfg.Proxy.Limits
 	memory := debug.SetMemoryLimit(-1)
 	s.budget = tunnel.NewBudget(cfg.buffers(memory))
+	s.uploads = tunnel.NewBudget(s.budget.Size() / 2)
 	registry.MustRegister(
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "piko_buffered_bytes", Help: "Memory of bytes that wait for their readers."},
 			func() float64 { return float64(s.budget.Used()) }),
+		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "piko_held_upload_bytes", Help: "Memory that may be held of uploads over HTTP/2 that do not move; half of piko_buffered_bytes_limit at most."},
+			func() float64 { return float64(s.uploads.Used()) }),
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "piko_buffered_bytes_limit", Help: "Memory that bytes may take that wait for their readers."},
 			func() float64 { return float64(s.budget.Size()) }),
 		prometheus.NewCounterFunc(prometheus.CounterOpts{Name: "piko_buffer_resets_total", Help: "Streams that were reset since their readers were too slow for the memory that there is."},

@@ -81,7 +81,7 @@ func (c *call) cancel(cause error) {
 // timedOut reports whether the upstream did not answer in time.
 func (c *call) timedOut() bool {
 	cause := c.Cause()
-	return cause == errNoResponse || cause == errNotTaken || c.expired()
+	return cause == errNoResponse || cause == errNotTaken || cause == error(errHeld) || c.expired()
 }
 
 // expired reports whether the call took longer than its client allows. Servers of gRPC reset a stream whose time is over,
@@ -199,8 +199,12 @@ func (a *alarm) ring() {
 	a.mu.Unlock()
 	switch {
 	case c == nil:
-	case cause == errNotTaken && c.moves():
-		a.again(c, c.send/looks)
+	case cause == errNotTaken:
+		if cause := c.look(); cause != nil {
+			c.cancel(cause)
+		} else {
+			a.again(c, c.nextLook())
+		}
 	case cause == errLapsed:
 		if next, cause := c.x.judgeLife(); cause != nil {
 			c.cancel(cause)

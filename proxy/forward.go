@@ -200,6 +200,9 @@ func (x *exchange) classify(err error, gone bool) *fault.Error {
 	if gone && x.r.ProtoMajor > 1 { // what reading the body failed with says no more
 		return nil
 	}
+	if x.call.Cause() == error(errHeld) {
+		return errHeld
+	}
 	if clientErr := x.body.Err(); clientErr != nil {
 		return classifyBody(clientErr)
 	}

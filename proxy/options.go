@@ -78,6 +78,10 @@ type Options struct {
 	// Buffers counts the request bodies that are kept so that they can be sent again; nil is no limit for them.
 	Buffers relay.Buffers
 
+	// Held counts what net/http holds of uploads over HTTP/2 that do not move; those that it has no room for are ended. nil
+	// is no limit.
+	Held relay.Buffers
+
 	// Draining, if set, is asked for each request; while it says true every HTTP/1 response closes its connection.
 	Draining func() bool
 

@@ -28,7 +28,7 @@ type deafBubble struct {
 }
 
 // withService runs a test in a bubble. serve is the service, directly behind the node or behind another one.
-func withService(t *testing.T, how way, timeout time.Duration, serve func(b *deafBubble, c net.Conn), test func(b *deafBubble)) {
+func withService(t *testing.T, how way, opt Options, serve func(b *deafBubble, c net.Conn), test func(b *deafBubble)) {
 	runtime.GC() // alarms are pooled, and may not cross into a bubble
 	runtime.GC()
 	defer runtime.GC()
@@ -36,7 +36,8 @@ func withService(t *testing.T, how way, timeout time.Duration, serve func(b *dea
 	synctest.Test(t, func(t *testing.T) {
 		b := &deafBubble{t: t, ln: newMemListener(), start: time.Now(), over: make(chan struct{})}
 		table := router.NewTable()
-		p, err := NewPublic(Options{Lookup: table.Lookup, Timeout: timeout})
+		opt.Lookup = table.Lookup
+		p, err := NewPublic(opt)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -157,7 +158,7 @@ func TestServiceThatNeverReads(t *testing.T) {
 				continue
 			}
 			t.Run(test.name+"/"+string(how), func(t *testing.T) {
-				withService(t, how, soon, deaf, func(b *deafBubble) {
+				withService(t, how, Options{}, deaf, func(b *deafBubble) {
 					res, err := test.ask(b)
 					if err != nil {
 						t.Fatal(err)
@@ -186,7 +187,7 @@ func TestServiceThatAnswersAndNeverReads(t *testing.T) {
 				}
 				<-b.over
 			}
-			withService(t, how, 0, answers, func(b *deafBubble) {
+			withService(t, how, Options{}, answers, func(b *deafBubble) {
 				res, err := b.post(true, "text/plain", -1, zeros{})
 				if err == nil || res == nil || res.StatusCode != 200 {
 					t.Errorf("got %+v, %v; want a response that breaks off", res, err)
@@ -247,7 +248,7 @@ func TestSlowUploadsThatMove(t *testing.T) {
 		for _, how := range []way{noHop, oneOwner} {
 			for _, http2 := range []bool{false, true} {
 				t.Run(fmt.Sprint(test.name, "/", how, "/HTTP2=", http2), func(t *testing.T) {
-					withService(t, how, -1, patient(test.pause), func(b *deafBubble) {
+					withService(t, how, Options{Timeout: -1}, patient(test.pause), func(b *deafBubble) {
 						res, err := b.post(http2, test.kind, -1, test.body())
 						if err != nil || res.StatusCode != 200 {
 							t.Fatalf("got %+v, %v", res, err)
@@ -258,4 +259,115 @@ func TestSlowUploadsThatMove(t *testing.T) {
 			}
 		}
 	}
+}
+
+// places is a relay.Buffers of so many bytes.
+type places struct {
+	mu         sync.Mutex
+	left, used int
+}
+
+func (p *places) taken() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.used
+}
+
+func (p *places) Reserve(n int) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if n > p.left {
+		return false
+	}
+	p.left -= n
+	p.used += n
+	return true
+}
+
+func (p *places) Release(n int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.left += n
+	p.used -= n
+}
+
+// What net/http holds of uploads over HTTP/2 that nobody takes is bounded: those for which there is no room end at once. Over
+// HTTP/1 nothing is held.
+func TestUploadsThatNobodyTakesAreBounded(t *testing.T) {
+	for _, how := range []way{noHop, oneOwner} {
+		t.Run(string(how), func(t *testing.T) {
+			room := &places{left: 3*uploadWindow - 1}
+			withService(t, how, Options{Held: room}, deaf, func(b *deafBubble) {
+				type answer struct {
+					status int
+					after  time.Duration
+				}
+				answers := make(chan answer)
+				ask := func(http2 bool, length int64) {
+					go func() {
+						res, err := b.post(http2, "text/plain", length, io.LimitReader(zeros{}, max(length, 4<<20)))
+						if err != nil {
+							t.Error(err)
+							answers <- answer{}
+							return
+						}
+						answers <- answer{res.StatusCode, time.Since(b.start)}
+					}()
+				}
+				for range 4 {
+					ask(true, -1)
+				}
+				ask(false, -1)
+				for range 2 {
+					if a := <-answers; a.status != 503 || a.after > 3*lookEvery {
+						t.Errorf("one for which there is no room: %+v", a)
+					}
+				}
+				synctest.Wait()
+				if room.taken() != 2*uploadWindow {
+					t.Errorf("%d bytes are reserved", room.taken())
+				}
+				for range 3 {
+					if a := <-answers; a.status != 504 || a.after < defaultProgressTimeout {
+						t.Errorf("one for which there is room: %+v", a)
+					}
+				}
+				synctest.Wait()
+				if room.taken() != 0 {
+					t.Errorf("at the end %d bytes are reserved", room.taken())
+				}
+			})
+		})
+	}
+}
+
+// An upload that moves again gives back what was reserved for it while it did not.
+func TestUploadThatMovesAgainIsNotHeld(t *testing.T) {
+	room := &places{left: uploadWindow}
+	pauses := func(b *deafBubble, c net.Conn) {
+		req, err := http.ReadRequest(bufio.NewReader(c))
+		if err != nil {
+			return
+		}
+		for range 3 {
+			time.Sleep(time.Minute)
+			if room.taken() == 0 {
+				t.Error("nothing is reserved while the service takes nothing")
+			}
+			io.CopyN(io.Discard, req.Body, 1<<20)
+			synctest.Wait()
+		}
+		io.Copy(io.Discard, req.Body)
+		io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+		<-b.over
+	}
+	withService(t, noHop, Options{Held: room}, pauses, func(b *deafBubble) {
+		if res, err := b.post(true, "text/plain", -1, io.LimitReader(zeros{}, 4<<20)); err != nil || res.StatusCode != 200 {
+			t.Fatalf("got %+v, %v", res, err)
+		}
+		synctest.Wait()
+		if room.taken() != 0 {
+			t.Errorf("at the end %d bytes are reserved", room.taken())
+		}
+	})
 }

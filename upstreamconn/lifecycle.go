@@ -28,7 +28,9 @@ func (u *upstream) onWeight(w int) {
 		if w == 0 {
 			text = "upstream says that its service is not healthy"
 		}
-		u.server.log.Info(text, u.attrs("instance", u.instance.id)...)
+		if ok, dropped := u.server.healths.allow(time.Now()); ok {
+			u.server.log.Info(text, u.attrs("instance", u.instance.id, "unlogged", dropped)...)
+		}
 	}
 	u.local.SetWeight(w)
 	u.server.Table.Reweigh(u.instance.endpoint)

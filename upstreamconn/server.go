@@ -89,6 +89,7 @@ type Server struct {
 	retry   time.Duration // verifyPause but in tests
 
 	refusals logLimit
+	healths  logLimit      // of upstreams that say that they are, or not
 	sources  *auth.Sources // of requests that are no handshakes
 	registry registry
 	places   places

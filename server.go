@@ -112,6 +112,7 @@ type server struct {
 	traffic   *stats.Traffic
 	events    *events.Log
 	tracker   *events.Tracker
+	webhook   *events.Webhook // nil: none
 	started   time.Time
 	budget    *tunnel.Budget
 	uploads   *tunnel.Budget // of uploads over HTTP/2 that do not move: half as much as budget; it only counts
@@ -169,6 +170,9 @@ func newServer(cfg serverConfig, log *slog.Logger) (*server, error) {
 		return nil, err
 	}
 
+	if s.webhook, err = s.newWebhook(log, registry); err != nil {
+		return nil, err
+	}
 	if err := s.newLimits(log, registry); err != nil {
 		return nil, err
 	}
@@ -314,6 +318,10 @@ func (s *server) Run(ctx context.Context) error {
 	running.Go(func() { limit.GiveBack(base) })
 	running.Go(func() { s.traffic.Run(base) })
 	running.Go(func() { s.watch(base) })
+	if s.webhook != nil {
+		reader := s.events.Follow()
+		running.Go(func() { s.webhook.Run(base, reader) })
+	}
 	running.Go(func() { s.tellResets(base) })
 	for _, p := range []*port{s.proxy, s.upstream, s.admin} {
 		running.Go(func() { failed <- p.serve(base) })

@@ -22,6 +22,7 @@ type serverConfig struct {
 	Upstream upstreamConfig `embed:"" prefix:"upstream." group:"Upstream port, for agents"`
 	Admin    adminConfig    `embed:"" prefix:"admin." group:"Admin port, for operators"`
 	Cluster  clusterConfig  `embed:"" prefix:"cluster." group:"Cluster"`
+	Events   eventsConfig   `embed:"" prefix:"events." group:"Events"`
 	Tenants  tenantsConfig  `embed:"" prefix:"tenants." group:"Tenants"`
 	Log      logConfig      `embed:"" prefix:"log." group:"Log"`
 
@@ -211,7 +212,7 @@ func (c *serverConfig) check() error {
 		errs = append(errs, fmt.Errorf("--shutdown-delay: %v leaves nothing of the grace period of %v; use less, or a longer --grace-period", c.ShutdownDelay, c.GracePeriod))
 	}
 	errs = append(errs, c.Proxy.connsConfig.check("--proxy."), c.Upstream.connsConfig.check("--upstream."), c.Admin.connsConfig.check("--admin."))
-	errs = append(errs, c.Proxy.TLS.section(nil).check("--proxy.tls."), c.Proxy.TLS.ACME.check(&c.Proxy), c.Upstream.TLS.check("--upstream.tls."), c.Admin.TLS.check("--admin.tls."), c.Admin.TLS.Client.check("--admin.tls.client."), c.Proxy.Limits.check(), c.Upstream.Limits.check(), c.Cluster.check(), c.Upstream.Rebalance.check(), c.checkAuth(), c.Proxy.checkTenants(), c.Proxy.AccessLog.check("--proxy.access-log.", "-"))
+	errs = append(errs, c.Proxy.TLS.section(nil).check("--proxy.tls."), c.Proxy.TLS.ACME.check(&c.Proxy), c.Upstream.TLS.check("--upstream.tls."), c.Admin.TLS.check("--admin.tls."), c.Admin.TLS.Client.check("--admin.tls.client."), c.Proxy.Limits.check(), c.Upstream.Limits.check(), c.Cluster.check(), c.Events.check(), c.Upstream.Rebalance.check(), c.checkAuth(), c.Proxy.checkTenants(), c.Proxy.AccessLog.check("--proxy.access-log.", "-"))
 	if err := errors.Join(errs...); err != nil {
 		return &usageError{err: err}
 	}

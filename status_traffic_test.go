@@ -12,6 +12,7 @@ import (
 	"github.com/goccy/go-yaml"
 
 	"piko/admin"
+	"piko/events"
 )
 
 // TestStatusCommandsOfTraffic: each command in each format, asked at a node that
@@ -116,16 +117,11 @@ func TestWatchingEndsInGoodOrder(t *testing.T) {
 		t.Run(args, func(t *testing.T) {
 			p := newTestProcess(t)
 			status := startRun(t, p, append([]string{"server", "status", "--server.url", "http://" + n.AdminAddr().String()}, strings.Fields(args)...)...)
-			stop := func() {}
-			defer func() { stop() }()
 			eventually(t, func() error {
 				if strings.Contains(p.out.String(), want) {
 					return nil
 				}
-				if want == "upstream-connected" {
-					stop()
-					stop = startAgent(t, n, "my-endpoint", "127.0.0.1:1")
-				}
+				n.events.Publish(events.Event{Type: events.UpstreamConnected, Node: n.id}) // when it watches
 				return fmt.Errorf("stdout lacks %q: %s", want, p.out.String())
 			})
 			p.sigs <- interrupt

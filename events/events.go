@@ -74,13 +74,22 @@ func (l *Log) Publish(e Event) {
 type Reader struct {
 	log  *Log
 	next uint64 // number of the event that is read next
+	lost uint64 // events that were gone before they were read
+}
+
+// Lost is how many events were gone before they were read, since it was asked
+// last.
+func (r *Reader) Lost() uint64 {
+	n := r.lost
+	r.lost = 0
+	return n
 }
 
 // Follow returns a reader of the events that come.
 func (l *Log) Follow() *Reader {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return &Reader{l, l.last + 1}
+	return &Reader{log: l, next: l.last + 1}
 }
 
 // FollowAfter returns a reader of the events after the one with the id. Those
@@ -105,8 +114,9 @@ func (r *Reader) Next() (e Event, id string, more <-chan struct{}, ok bool) {
 	l := r.log
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.last >= logSize {
-		r.next = max(r.next, l.last-logSize+1) // who is slow loses the oldest
+	if oldest := max(l.last, logSize) - logSize + 1; r.next < oldest { // who is slow loses the oldest
+		r.lost += oldest - r.next
+		r.next = oldest
 	}
 	if r.next > l.last {
 		return Event{}, "", l.change, false

@@ -192,6 +192,7 @@ func (a *agentCmd) run(p *process) error {
 	root := p.logger(a.Log)
 	log := subsystem(root, "main")
 	limitMemory(p.getenv, log)
+	raiseHeap(p.getenv)
 
 	parts.agent.AccessLog = a.Log.accessOptions(root, "proxy.http.access")
 	parts.agent.TCPAccessLog = a.Log.accessOptions(root, "proxy.tcp.access")

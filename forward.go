@@ -125,6 +125,7 @@ func (f *forwardCmd) run(p *process) error {
 	root := p.logger(f.Log)
 	log := subsystem(root, "main")
 	limitMemory(p.getenv, log)
+	raiseHeap(p.getenv)
 
 	dialer.Logger = subsystem(root, "client")
 	fw, err := forward.New(cfg, dialer, subsystem(root, "forwarder"))

@@ -228,6 +228,9 @@ func runPathChild(system string) {
 	origin := os.Getenv("PIKO_BENCH_ORIGIN")
 	var address string
 	var more []string
+	if system != "chained" && system != "h2c" {
+		raiseHeap(os.LookupEnv) // as the program does
+	}
 	switch system {
 	case "part-node", "part-agent":
 		address, more = runRatioPart(ctx, system)

@@ -80,6 +80,7 @@ func (c *serverNodeCmd) Run(p *process) error {
 	}
 	log := p.logger(c.Log)
 	limitMemory(p.getenv, log)
+	raiseHeap(p.getenv)
 	c.AccessOut, c.Collectors, c.Reload = p.logWriter(), p.collectors, p.reload
 	s, err := newServer(c.serverConfig, log)
 	if err != nil {

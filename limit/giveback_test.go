@@ -15,6 +15,7 @@ func TestGiverWaitsForQuietAndGrowth(t *testing.T) {
 		cycles, bytes uint64
 		gives         bool
 		kept          uint64
+		allocated     uint64
 	}{
 		{cycles: 1, bytes: 5 * mib},                                     // its first look
 		{cycles: 1, bytes: 5 * mib},                                     // it is small
@@ -26,14 +27,15 @@ func TestGiverWaitsForQuietAndGrowth(t *testing.T) {
 		{cycles: 21, bytes: 440 * mib},                                  // the part counts where there is much
 		{cycles: 21, bytes: 449 * mib},                                  // 49 of 400 are less than an eighth
 		{cycles: 21, bytes: 451 * mib, gives: true, kept: 400 * mib},    // and 51 are more
+		{cycles: 21, bytes: 600 * mib, allocated: 3 * mib},              // busy, with little garbage so far
 		{cycles: 22, bytes: 400*mib + 1}, {cycles: 22, bytes: 10 * mib}, // it has shrunk by itself
 	} {
-		gives := g.due(use{step.cycles, step.bytes})
+		gives := g.due(use{cycles: step.cycles, allocated: step.allocated, bytes: step.bytes})
 		if gives != step.gives {
 			t.Fatalf("step %d: it gives back: %v, want %v", i, gives, step.gives)
 		}
 		if gives {
-			g.gave(use{step.cycles + 1, step.kept})
+			g.gave(use{cycles: step.cycles + 1, allocated: step.allocated, bytes: step.kept})
 		}
 	}
 }

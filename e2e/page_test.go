@@ -199,7 +199,14 @@ func pageStale(t *testing.T, b *browser, f *pageFake) *tab {
 
 // pagePhone is 360 pixels wide.
 func pagePhone(t *testing.T, b *browser, f *pageFake) *tab {
-	p := b.open(t, f.URL+"/", 360, 740)
+	p := b.blank(t, 360, 740)
+	p.do(t, "Page.addScriptToEvaluateOnNewDocument", object{"source": pageShift})
+	p.do(t, "Page.navigate", object{"url": f.URL + "/"})
+	p.wait(t, "the page is live", pageLive)
+	var shift float64
+	if p.eval(t, "window.shift", &shift); shift > 0.1 { // web.dev calls that good
+		t.Errorf("what is shown jumped: layout shift %.3f", shift)
+	}
 	for hash, ready := range map[string]string{"#/": "document.querySelector('tbody tr')", "#/endpoints": pageRow, "#/endpoint/orders-00034": `document.querySelector('.chart path.line[d^=M]')`} {
 		p.eval(t, fmt.Sprintf("location.hash = %q", hash), nil)
 		p.wait(t, "the page is there", ready+" && "+pageLive)
@@ -212,6 +219,10 @@ func pagePhone(t *testing.T, b *browser, f *pageFake) *tab {
 	}
 	return p
 }
+
+// pageShift adds up how much of the page has moved, and how far.
+const pageShift = `window.shift = 0;
+new PerformanceObserver(list => { for (const e of list.getEntries()) shift += e.value; }).observe({type: 'layout-shift', buffered: true});`
 
 // pageWatch notes when the first endpoint is there, and tasks that held up the page.
 const pageWatch = `window.tasks = [];

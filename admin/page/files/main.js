@@ -28,6 +28,7 @@ const shell = {
 		state.parts.set(who, list || []);
 		const nodes = new Map([...state.parts.values()].flat().map(p => [p.node, p.error]));
 		$('partial').hidden = nodes.size === 0;
+		$('live').classList.toggle('partial', nodes.size > 0);
 		setText($('partial'), nodes.size ? 'Incomplete: no answer from ' + [...nodes].map(([n, e]) => `${n} (${e})`).join(', ') + '. What is shown leaves them out.' : '');
 	},
 	call,
@@ -103,7 +104,7 @@ function connect() {
 function pulse() {
 	const age = state.last ? (performance.now() - state.last) / 1000 : 0;
 	const kind = !state.view ? 'asking' : !state.last ? (state.problem ? 'lost' : 'connecting') : age < 4 ? 'live' : 'stale';
-	const text = { live: 'Live', connecting: 'Connecting', asking: 'Token needed', lost: 'No connection', stale: `Stale: ${Math.round(age)} s` }[kind];
+	const text = { live: $('partial').hidden ? 'Live' : 'Incomplete', connecting: 'Connecting', asking: 'Token needed', lost: 'No connection', stale: `Stale: ${Math.round(age)} s` }[kind];
 	const node = $('live');
 	if (node.dataset.state !== kind) {
 		node.dataset.state = kind;

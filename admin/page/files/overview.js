@@ -44,10 +44,10 @@ export class Overview {
 		]);
 		this.body = el('tbody');
 		this.note = el('p.notice', null, 'Asking the cluster …');
-		this.table = el('table.cards', { hidden: true }, el('caption.sr', null, 'Nodes'), el('thead', null, el('tr', null,
+		const table = el('table.cards', null, el('caption.sr', null, 'Nodes'), el('thead', null, el('tr', null,
 			...columns.map(([name, kind]) => el('th', { scope: 'col', class: kind }, name === 'Actions' ? el('span.sr', null, name) : name)))), this.body);
-		this.node = el('section', { 'aria-labelledby': 'title' }, el('h1', { id: 'title' }, 'Cluster'), this.tiles.node, el('h2', null, 'Nodes'), this.note,
-			el('div.scroll', { tabindex: '0', role: 'region', 'aria-label': 'Nodes' }, this.table));
+		this.table = el('div.scroll', { tabindex: '0', role: 'region', 'aria-label': 'Nodes', hidden: true }, table);
+		this.node = el('section', { 'aria-labelledby': 'title' }, el('h1', { id: 'title' }, 'Cluster'), this.tiles.node, el('h2', null, 'Nodes'), this.note, this.table);
 	}
 
 	nodesText(o) {

@@ -47,16 +47,20 @@ func startChanging(t *testing.T, service, listeners string, block map[string]cha
 	ctx, cancel := context.WithCancel(context.Background())
 	c.stop = cancel
 	go func() { c.done <- a.Run(ctx) }()
-	t.Cleanup(func() {
-		for _, n := range c.nodes {
-			n.client.CloseIdleConnections()
-		}
-		cancel()
-		if err := <-c.done; err != nil {
-			t.Errorf("Run returned %v", err)
-		}
-	})
 	return c
+}
+
+// end stops the agent, before its nodes end.
+func (c *changing) end() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, n := range c.nodes {
+		n.client.CloseIdleConnections()
+	}
+	c.stop()
+	if err := <-c.done; err != nil {
+		c.t.Errorf("Run returned %v", err)
+	}
 }
 
 // connect gives a listener its node.
@@ -125,10 +129,11 @@ func TestListenersComeAndGo(t *testing.T) {
 	t.Parallel()
 	service := startService(t, func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "ok") })
 	c := startChanging(t, service.URL, "keep:1 change:1 remove:1", nil)
+	defer c.end()
 	for _, id := range []string{"keep:1", "change:1", "remove:1"} {
 		c.serves(id, true)
 	}
-	kept := c.Status()[0]
+	kept := c.listeners[0]
 	got := c.change(service.URL, "keep:1 change:2 add:1")
 	if !slices.Equal(got.Added, []string{"add"}) || !slices.Equal(got.Changed, []string{"change"}) || !slices.Equal(got.Removed, []string{"remove"}) {
 		t.Errorf("the change is %+v", got)
@@ -141,7 +146,7 @@ func TestListenersComeAndGo(t *testing.T) {
 	c.serves("change:1", false)
 	c.serves("keep:1", true)
 	status := c.Status()
-	if status[0] != kept || len(status) != 3 || status[1].Endpoint != "change" || !status[1].Connected {
+	if c.listeners[0] != kept || len(status) != 3 || status[1].Endpoint != "change" || !status[1].Connected {
 		t.Errorf("status %+v", status)
 	}
 	if again := c.change(service.URL, "keep:1 change:2 add:1"); len(again.Added)+len(again.Changed)+len(again.Removed) > 0 {
@@ -154,6 +159,7 @@ func TestListenerServesUntilTheOneInItsPlaceIsConnected(t *testing.T) {
 	service := startService(t, func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "ok") })
 	connect := make(chan struct{})
 	c := startChanging(t, service.URL, "e:1", map[string]chan struct{}{"e:2": connect})
+	defer c.end()
 	c.serves("e:1", true)
 	c.change(service.URL, "e:2")
 	for range 20 {
@@ -169,6 +175,7 @@ func TestListenersWithAMistakeChangeNothing(t *testing.T) {
 	t.Parallel()
 	service := startService(t, func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "ok") })
 	c := startChanging(t, service.URL, "e:1", nil)
+	defer c.end()
 	c.serves("e:1", true)
 	bad := append(listenersOf(service.URL, "e:2"), Listener{Endpoint: "bad", Addr: "ftp://x"})
 	if _, err := c.Prepare(bad); err == nil || !strings.Contains(err.Error(), `listener "bad"`) {
@@ -184,6 +191,7 @@ func TestListenerThatFailedIsStartedAgain(t *testing.T) {
 	t.Parallel()
 	service := startService(t, func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "ok") })
 	c := startChanging(t, service.URL, "e:1 other:1", nil)
+	defer c.end()
 	c.serves("e:1", true)
 	c.node("e:1").client.CloseIdleConnections()
 	c.node("e:1").ln.Close()

@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"io"
+	"log"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -31,6 +32,7 @@ func probeOf(t *testing.T, lc Listener) error {
 func protocolsService(t *testing.T, secure bool, h http.HandlerFunc, protocols ...func(*http.Protocols, bool)) *httptest.Server {
 	t.Helper()
 	s := httptest.NewUnstartedServer(h)
+	s.Config.ErrorLog = log.New(io.Discard, "", 0) // checks that are refused, and that hang up
 	s.Config.Protocols = new(http.Protocols)
 	for _, set := range protocols {
 		set(s.Config.Protocols, true)

@@ -189,7 +189,12 @@ func (a *agentCmd) run(p *process) error {
 	if err != nil {
 		return err
 	}
-	root := p.logger(a.Log)
+	screen, err := a.openDisplay(p)
+	if err != nil {
+		return err
+	}
+	defer screen.close()
+	root := p.loggerTo(screen.log, screen.logConfig)
 	log := subsystem(root, "main")
 	limitMemory(p.getenv, log)
 	raiseHeap(p.getenv)
@@ -203,7 +208,8 @@ func (a *agentCmd) run(p *process) error {
 	if err != nil {
 		return err
 	}
-	ag, err := agent.New(parts.agent, &parts.client, subsystem(root, "proxy.http"), registry, p.logWriter())
+	access := screen.watch(p, &parts, inspector)
+	ag, err := agent.New(parts.agent, &parts.client, subsystem(root, "proxy.http"), registry, access)
 	if err != nil {
 		return err
 	}

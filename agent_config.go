@@ -18,8 +18,10 @@ type agentConfig struct {
 	Connect connectConfig     `embed:"" prefix:"connect." group:"Server to connect to"`
 	Server  agentServerConfig `embed:"" prefix:"server." group:"Metrics"`
 	Inspect inspectConfig     `embed:"" group:"Inspector"`
-	Log     logConfig         `embed:"" prefix:"log." group:"Log"`
-	Config  configFlags       `embed:"" prefix:"config."`
+
+	Terminal uiConfig    `embed:"" group:"Terminal"`
+	Log      logConfig   `embed:"" prefix:"log." group:"Log"`
+	Config   configFlags `embed:"" prefix:"config."`
 
 	Connections connectionCount `default:"2" placeholder:"N" group:"Server to connect to" help:"How many nodes each listener is connected to, so that the loss of one loses no request. Never more than the cluster has; a server of v0.9.0 counts as one node for each URL."`
 

@@ -53,7 +53,7 @@ func isStandard(path string) bool {
 
 // parts are packages that never import each other: what one needs of another is
 // handed over in server.go.
-var parts = []string{"piko/proxy", "piko/upstreamconn", "piko/gossip", "piko/peer", "piko/admin", "piko/agent", "piko/forward", "piko/inspect"}
+var parts = []string{"piko/proxy", "piko/upstreamconn", "piko/gossip", "piko/peer", "piko/admin", "piko/agent", "piko/forward", "piko/inspect", "piko/terminal"}
 
 func TestPartsImportNoPart(t *testing.T) {
 	text, err := os.ReadFile("testdata/imports.txt")

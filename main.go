@@ -95,8 +95,12 @@ type processLog struct {
 
 // logger makes the command's logger, to standard error as cfg says. A command
 // calls it once; run closes it.
-func (p *process) logger(cfg logConfig) *slog.Logger {
-	out := accesslog.NewWriter(p.stderr)
+func (p *process) logger(cfg logConfig) *slog.Logger { return p.loggerTo(p.stderr, cfg) }
+
+// loggerTo is logger with another place for the lines, which has to be there
+// until the process ends.
+func (p *process) loggerTo(w io.Writer, cfg logConfig) *slog.Logger {
+	out := accesslog.NewWriter(w)
 	log := newLogger(out, cfg, &p.level)
 	p.logs.Store(&processLog{log, out})
 	takeStandardLog(log)

@@ -21,6 +21,7 @@ const meanings = {
 	'uri-too-long': 'The address of the request is too long.',
 	'rate-limited': 'More requests than the configured rate allows.',
 	'header-too-large': 'The header of the request is too large.',
+	'invalid-config': 'A reload found a mistake in the configuration; nothing was changed.',
 	'internal': 'piko itself failed; its log has the reason.',
 	'no-upstream': 'No agent listens on the endpoint, or none could take the request.',
 	'upstream-unreachable': 'The agent’s service could not be reached, or broke off.',

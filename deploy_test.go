@@ -6,10 +6,13 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/goccy/go-yaml"
+
+	"piko/certs/certstest"
 )
 
 // deployed is a command line with its environment, as something in deploy/ runs it.
@@ -23,12 +26,28 @@ type deployed struct {
 // deploy/ are ones that piko takes. (.ci/deploycheck checks all else there.)
 func TestDeployedCommandLines(t *testing.T) {
 	secret := writeFile(t, "secret", strings.Repeat("s", 32)+"\n")
-	lines := append(kubernetesCommands(t, "deploy/kubernetes/server.yaml"), kubernetesCommands(t, "deploy/kubernetes/agent.yaml")...)
-	lines = append(lines, composeCommands(t)...)
-	replace := strings.NewReplacer("$(POD_NAME)", "piko-0", "$(POD_IP)", "10.0.0.1", "/etc/piko/cluster/secret", secret)
+	lines := composeCommands(t)
+	for _, file := range []string{"server.yaml", "agent.yaml"} {
+		plain := kubernetesCommands(t, "deploy/kubernetes/"+file)
+		lines = append(lines, plain...)
+		for i, patched := range kubernetesCommands(t, "deploy/kubernetes/tls/"+file) {
+			if patched.args == nil {
+				patched.args = slices.Clone(plain[i].args)
+			}
+			lines = append(lines, patched)
+		}
+	}
+	ca := certstest.NewCA(t, "ca")
+	cert, key := ca.Issue([]string{"piko-upstream"}).Files()
+	replace := strings.NewReplacer("$(POD_NAME)", "piko-0", "$(POD_IP)", "10.0.0.1", "/etc/piko/cluster/secret", secret,
+		"/etc/piko/tls/tls.crt", cert, "/etc/piko/tls/tls.key", key, "/etc/piko/auth/agents.key", secret,
+		"/etc/piko/agent/token", writeFile(t, "token", "e30.e30.c2ln"), "/etc/piko/agent/ca.crt", ca.File())
 	for _, d := range lines {
 		for i, arg := range d.args {
 			d.args[i] = replace.Replace(arg)
+		}
+		for i, e := range d.env {
+			d.env[i] = replace.Replace(e)
 		}
 		p := newTestProcess(t, d.env...)
 		command, err := parse(d.args, &p.process)
@@ -48,7 +67,7 @@ func TestDeployedCommandLines(t *testing.T) {
 			}
 		}
 	}
-	if len(lines) < 9 {
+	if len(lines) < 11 {
 		t.Errorf("only %d command lines were found", len(lines))
 	}
 }
@@ -64,7 +83,7 @@ func knownVariable(t *testing.T, args []string, name string) bool {
 	return strings.Contains(stdout, "env: "+name+"]")
 }
 
-// kubernetesCommands are the arguments of all containers in a file.
+// kubernetesCommands are the arguments and variables of all containers in a file.
 func kubernetesCommands(t *testing.T, file string) (lines []deployed) {
 	t.Helper()
 	text, err := os.ReadFile(file)
@@ -78,7 +97,10 @@ func kubernetesCommands(t *testing.T, file string) (lines []deployed) {
 			Spec struct {
 				Template struct {
 					Spec struct {
-						Containers []struct{ Args []string }
+						Containers []struct {
+							Args []string
+							Env  []struct{ Name, Value string }
+						}
 					}
 				}
 			}
@@ -91,7 +113,13 @@ func kubernetesCommands(t *testing.T, file string) (lines []deployed) {
 			t.Fatalf("%s: %v", file, err)
 		}
 		for _, c := range object.Spec.Template.Spec.Containers {
-			lines = append(lines, deployed{where: file + ": " + object.Kind, args: c.Args})
+			d := deployed{where: file + ": " + object.Kind, args: c.Args}
+			for _, e := range c.Env {
+				if e.Value != "" { // the others' values come from elsewhere, and are not for piko
+					d.env = append(d.env, e.Name+"="+e.Value)
+				}
+			}
+			lines = append(lines, d)
 		}
 	}
 }

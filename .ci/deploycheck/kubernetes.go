@@ -49,8 +49,8 @@ func newCluster() *cluster {
 	}
 }
 
-// add decodes the objects of a file.
-func (c *cluster) add(file string) error {
+// add decodes the objects of a file, with what patches change of them.
+func (c *cluster) add(file string, ps patches) error {
 	text, err := os.ReadFile(file)
 	if err != nil {
 		return err
@@ -69,6 +69,11 @@ func (c *cluster) add(file string) error {
 			continue
 		}
 		object, _, err := c.decoder.Decode(document, nil, nil)
+		if err == nil {
+			if document, err = ps.apply(object, document); err == nil {
+				object, _, err = c.decoder.Decode(document, nil, nil)
+			}
+		}
 		if err == nil {
 			err = c.take(object)
 		}

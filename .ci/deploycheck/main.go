@@ -36,13 +36,21 @@ func check(ctx context.Context, dir string) (string, error) {
 	if err != nil || len(manifests) == 0 {
 		return "", fmt.Errorf("find manifests in %s: %w", dir, errors.Join(err, os.ErrNotExist))
 	}
-	c := newCluster()
 	var errs []error
-	for _, file := range manifests {
-		errs = append(errs, c.add(file))
+	c := newCluster()
+	changes, err := filepath.Glob(filepath.Join(dir, "kubernetes", "tls", "*.yaml"))
+	errs = append(errs, err)
+	ps, err := c.readPatches(changes)
+	errs = append(errs, err)
+	for _, ps := range []patches{ps, nil} { // c counts those as they are
+		c = newCluster()
+		for _, file := range manifests {
+			errs = append(errs, c.add(file, ps))
+		}
+		errs = append(errs, c.check())
 	}
-	errs = append(errs, c.check())
+	errs = append(errs, ps.unused())
 	services, err := checkCompose(ctx, filepath.Join(dir, "compose.yaml"))
 	errs = append(errs, err)
-	return fmt.Sprintf("%d manifests with %d objects and %d services of compose.yaml are valid", len(manifests), c.objects, services), errors.Join(errs...)
+	return fmt.Sprintf("%d manifests with %d objects, %d patches and %d services of compose.yaml are valid", len(manifests), c.objects, len(ps), services), errors.Join(errs...)
 }

@@ -192,10 +192,15 @@ func startBenchNode(ctx context.Context, secret []secret, join ...joinAddr) *ser
 }
 
 func startBenchNodeWith(ctx context.Context, change func(*serverConfig)) *server {
+	return startBenchNodeLogging(ctx, slog.New(slog.DiscardHandler), change)
+}
+
+// startBenchNodeLogging is startBenchNodeWith with a logger, whose level is the access log's too.
+func startBenchNodeLogging(ctx context.Context, log *slog.Logger, change func(*serverConfig)) *server {
 	cfg := loopbackServerConfig()
 	cfg.Proxy.AccessLog.Disable = true
 	change(&cfg)
-	node, err := newServer(cfg, slog.New(slog.DiscardHandler))
+	node, err := newServer(cfg, log)
 	if err != nil {
 		panic(err)
 	}

@@ -167,7 +167,8 @@ func runRatioPart(ctx context.Context, part string) (address string, more []stri
 		return "-", nil
 	}
 	scheme := "http://"
-	node := startBenchNodeWith(ctx, func(cfg *serverConfig) {
+	log := slog.New(slog.NewJSONHandler(io.Discard, nil)) // not slog.DiscardHandler: the access log has its level
+	node := startBenchNodeLogging(ctx, log, func(cfg *serverConfig) {
 		if kind == "log" {
 			cfg.Proxy.AccessLog.Disable, cfg.AccessOut = false, out
 		}

@@ -101,6 +101,7 @@ type Logger struct {
 	opt       Options
 	requests  filter
 	responses filter
+	stamps    stamps // not static, and safe for concurrent use
 }
 
 // New returns a Logger whose lines go to w, in one Write each and without

@@ -15,6 +15,18 @@ var verbatim = func() (t [256]bool) {
 	return t
 }()
 
+// plainWord says that the 8 bytes of s are all verbatim, which most are. If it is wrong, then
+// in saying no.
+func plainWord(s string) bool {
+	const ones, highs = 0x0101010101010101, 0x8080808080808080
+	x := uint64(s[0]) | uint64(s[1])<<8 | uint64(s[2])<<16 | uint64(s[3])<<24 |
+		uint64(s[4])<<32 | uint64(s[5])<<40 | uint64(s[6])<<48 | uint64(s[7])<<56
+	quote, slash := x^ones*'"', x^ones*'\\'
+	low := (x - ones*' ') & ^x // below the blank
+	high := x | (x + ones)     // from DEL on
+	return (low|high|(quote-ones)&^quote|(slash-ones)&^slash)&highs == 0
+}
+
 const hexDigits = "0123456789abcdef"
 
 // appendQuoted appends s as a JSON string of one line, cut to maxValue bytes of
@@ -29,6 +41,12 @@ func appendQuoted(b []byte, s string) []byte {
 	b = append(b, '"')
 	start := 0
 	for i := 0; i < len(s); {
+		for len(s)-i >= 8 && plainWord(s[i:i+8]) {
+			i += 8
+		}
+		if i == len(s) {
+			break
+		}
 		c := s[i]
 		if verbatim[c] {
 			i++

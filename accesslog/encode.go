@@ -101,7 +101,7 @@ func (e *encoder) json(l *Logger, r *Record) {
 	e.raw(`{"level":"`)
 	e.raw(levelName(l.level(r.Status)))
 	e.raw(`","ts":"`)
-	e.buf = r.time().AppendFormat(e.buf, timeFormat)
+	e.buf = l.stamps.append(e.buf, r.time())
 	e.raw(`","subsystem":`)
 	e.buf = appendQuoted(e.buf, l.subsystem(r))
 	e.str("msg", r.Kind.msg())

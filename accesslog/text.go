@@ -9,7 +9,7 @@ import (
 // what happened, then where.
 func (e *encoder) text(l *Logger, r *Record) {
 	e.raw("ts=")
-	e.buf = r.time().AppendFormat(e.buf, timeFormat)
+	e.buf = l.stamps.append(e.buf, r.time())
 	e.raw(" level=")
 	e.raw(levelName(l.level(r.Status)))
 	e.pair("subsystem", l.subsystem(r))

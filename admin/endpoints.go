@@ -86,14 +86,17 @@ type row struct {
 
 // compare puts rows in the order that q wants.
 func (q *endpointQuery) compare(a, b row) int {
-	c := cmp.Compare(a.key, b.key)
-	if sortKeys[q.sort] == nil {
-		c = cmp.Compare(a.name, b.name)
-	}
+	c := cmp.Compare(a.key, b.key) // 0 for all if it is the name that counts
 	if q.descending {
 		c = -c
 	}
-	return cmp.Or(c, cmp.Compare(a.name, b.name))
+	if c == 0 {
+		c = strings.Compare(a.name, b.name)
+		if q.descending && q.sort == "name" {
+			c = -c
+		}
+	}
+	return c
 }
 
 // find returns the rows that q wants, and how many it could have wanted.

@@ -97,9 +97,14 @@ type first[T any] struct {
 	n       int
 	compare func(a, b T) int
 	list    []T
+	full    bool // bound is the greatest of n that there are
+	bound   T
 }
 
 func (f *first[T]) add(v T) {
+	if f.full && f.compare(v, f.bound) >= 0 {
+		return
+	}
 	if f.list = append(f.list, v); len(f.list) >= 2*f.n+1024 {
 		f.sorted()
 	}
@@ -108,6 +113,9 @@ func (f *first[T]) add(v T) {
 func (f *first[T]) sorted() []T {
 	slices.SortFunc(f.list, f.compare)
 	f.list = f.list[:min(len(f.list), f.n)]
+	if len(f.list) == f.n && f.n > 0 {
+		f.full, f.bound = true, f.list[f.n-1]
+	}
 	return f.list
 }
 

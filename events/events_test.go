@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"slices"
@@ -94,11 +95,7 @@ func (w *world) tracker() *Tracker {
 		Nodes: func() map[string]State {
 			w.mu.Lock()
 			defer w.mu.Unlock()
-			out := map[string]State{}
-			for id, s := range w.nodes {
-				out[id] = s
-			}
-			return out
+			return maps.Clone(w.nodes)
 		},
 		Known: func(name string) (bool, bool) {
 			w.mu.Lock()

@@ -135,7 +135,7 @@ func pageEndpoint(t *testing.T, b *browser, f *pageFake) *tab {
 		}
 	}
 	zone := time.FixedZone("India", 5*3600+1800)
-	p.wait(t, "times are in the viewer's zone", fmt.Sprintf(`document.querySelector('#zone').textContent === 'Times: Asia/Calcutta' && [...document.querySelectorAll('time')].some(t => t.title.includes('GMT+5:30') && t.dateTime.startsWith(%q))`, time.Now().In(zone).UTC().Format("2006-")))
+	p.wait(t, "times are in the viewer's zone", fmt.Sprintf(`/^Times: Asia.(Calcutta|Kolkata)$/.test(document.querySelector('#zone').textContent) && [...document.querySelectorAll('time')].some(t => /GMT.5:30|IST/.test(t.title) && t.dateTime.startsWith(%q))`, time.Now().In(zone).UTC().Format("2006-")))
 	p.dark(t, true)
 	p.screenshot(t, "endpoint-dark")
 

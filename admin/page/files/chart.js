@@ -2,6 +2,9 @@
 import { clockMinute, clockSecond, el, setText, svg } from './dom.js';
 
 const height = 132, left = 52, right = 8, top = 8, bottom = 20;
+// way is the part of a path through points.
+const way = points => points.map(([x, y]) => x.toFixed(1) + ' ' + y.toFixed(1)).join('L');
+
 export const spanMs = 15 * 60 * 1000;
 
 // nice is the smallest of 1, 2, 5 times a power of ten that is not below max.
@@ -52,9 +55,9 @@ export class Chart {
 		this.drawGrid();
 		this.series.forEach((s, i) => {
 			const parts = this.parts(s.key);
-			this.lines[i].setAttribute('d', parts.map(p => 'M' + p.map(([x, y]) => `${x.toFixed(1)} ${y.toFixed(1)}`).join('L')).join(''));
+			this.lines[i].setAttribute('d', parts.map(p => 'M' + way(p)).join(''));
 			const base = height - bottom;
-			this.areas[i].setAttribute('d', parts.filter(p => p.length > 1).map(p => `M${p[0][0].toFixed(1)} ${base}L` + p.map(([x, y]) => `${x.toFixed(1)} ${y.toFixed(1)}`).join('L') + `L${p.at(-1)[0].toFixed(1)} ${base}Z`).join(''));
+			this.areas[i].setAttribute('d', parts.filter(p => p.length > 1).map(p => `M${p[0][0]} ${base}L${way(p)}L${p.at(-1)[0]} ${base}Z`).join(''));
 		});
 		this.drawCursor();
 		const last = this.points.at(-1);

@@ -59,6 +59,15 @@ export function keyed(parent, items, key, make) {
 	rows.set(parent, new Map([...now].map(([k, v]) => [k, v.row])));
 }
 
+// table is an empty one that scrolls by itself: columns are [label, class].
+export function table(name, columns) {
+	const body = el('tbody');
+	return { body, node: el('div.scroll', { tabindex: '0', role: 'region', 'aria-label': name }, el('table.cards', null, el('caption.sr', null, name), el('thead', null, el('tr', null,
+		...columns.map(([label, kind]) => el('th', { scope: 'col', class: kind }, label === 'Actions' ? el('span.sr', null, label) : label)))), body)) };
+}
+
+export const cellsOf = columns => columns.map(([label, kind]) => el('td', { class: kind, 'data-label': label }));
+
 const whole = new Intl.NumberFormat(), one = new Intl.NumberFormat(undefined, { minimumFractionDigits: 1, maximumFractionDigits: 1 });
 const two = new Intl.NumberFormat(undefined, { minimumFractionDigits: 2, maximumFractionDigits: 2 });
 const none = '–';

@@ -2,7 +2,7 @@
 import { query } from './api.js';
 import { Chart, spanMs } from './chart.js';
 import { meaning } from './codes.js';
-import { bytes, confirm, count, date, el, keyed, latency, rate, setAttr, setText, setTime } from './dom.js';
+import { bytes, cellsOf, confirm, count, date, el, keyed, latency, rate, setAttr, setText, setTime, table } from './dom.js';
 import { loadTiles, tiles } from './overview.js';
 
 const maxTunnels = 500; // rows in the page
@@ -11,14 +11,6 @@ const tunnelColumns = [
 	['Node'], ['State'], ['Agent'], ['Since'], ['In flight', 'num'], ['Requests', 'num'], ['Bytes in / out', 'num'], ['Errors', 'num'], ['Last error', 'wide'], ['Actions', 'act'],
 ];
 const errorColumns = [['Time'], ['Code'], ['What it means', 'wide'], ['Status', 'num'], ['Came in at'], ['Tunnel'], ['Detail', 'wide']];
-
-function table(name, columns) {
-	const body = el('tbody');
-	return { body, node: el('div.scroll', { tabindex: '0', role: 'region', 'aria-label': name }, el('table.cards', null, el('caption.sr', null, name), el('thead', null, el('tr', null,
-		...columns.map(([label, kind]) => el('th', { scope: 'col', class: kind }, label === 'Actions' ? el('span.sr', null, label) : label)))), body)) };
-}
-
-const cellsOf = columns => columns.map(([label, kind]) => el('td', { class: kind, 'data-label': label }));
 
 export class EndpointView {
 	constructor(shell, name, tenant) {

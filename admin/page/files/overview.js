@@ -1,6 +1,6 @@
 // The cluster: totals, and its nodes with what they do.
 import { query } from './api.js';
-import { confirm, count, date, el, keyed, latency, rate, setAttr, setText, span } from './dom.js';
+import { cellsOf, confirm, count, date, el, keyed, latency, rate, setAttr, setText, span, table } from './dom.js';
 
 // tiles are large numbers that show(object) fills: [label, object => text, object => class].
 export function tiles(label, list) {
@@ -42,12 +42,10 @@ export class Overview {
 			['Tunnels', o => count(o.totals.tunnels)],
 			...loadTiles.map(([name, text, kind]) => [name, o => text(o.totals), kind && (o => kind(o.totals))]),
 		]);
-		this.body = el('tbody');
 		this.note = el('p.notice', null, 'Asking the cluster …');
-		const table = el('table.cards', null, el('caption.sr', null, 'Nodes'), el('thead', null, el('tr', null,
-			...columns.map(([name, kind]) => el('th', { scope: 'col', class: kind }, name === 'Actions' ? el('span.sr', null, name) : name)))), this.body);
-		this.table = el('div.scroll', { tabindex: '0', role: 'region', 'aria-label': 'Nodes', hidden: true }, table);
-		this.node = el('section', { 'aria-labelledby': 'title' }, el('h1', { id: 'title' }, 'Cluster'), this.tiles.node, el('h2', null, 'Nodes'), this.note, this.table);
+		this.table = table('Nodes', columns);
+		this.table.node.hidden = true;
+		this.node = el('section', { 'aria-labelledby': 'title' }, el('h1', { id: 'title' }, 'Cluster'), this.tiles.node, el('h2', null, 'Nodes'), this.note, this.table.node);
 	}
 
 	nodesText(o) {
@@ -60,8 +58,8 @@ export class Overview {
 		this.overview = o;
 		this.tiles.show(o);
 		this.note.hidden = true;
-		this.table.hidden = false;
-		keyed(this.body, o.nodes, n => n.id, n => this.row(n));
+		this.table.node.hidden = false;
+		keyed(this.table.body, o.nodes, n => n.id, n => this.row(n));
 	}
 
 	failed(e) {
@@ -69,7 +67,7 @@ export class Overview {
 	}
 
 	row(first) {
-		const cells = columns.map(([name, kind]) => el('td', { class: kind, 'data-label': name }));
+		const cells = cellsOf(columns);
 		const id = el('strong'), addr = el('span.sub'), own = el('span.tag', { title: 'The node that this page is from' }, 'this node');
 		const version = el('span.cut'), badge = el('span.badge'), drain = el('span.sub');
 		const button = el('button.small', { type: 'button', onclick: () => this.drain(this.overview.nodes.find(n => n.id === first.id)) }, 'Drain');

@@ -35,7 +35,7 @@ func newSickService(t *testing.T, name string) *sickService {
 // startCheckedAgent runs an agent that checks its service all the time.
 func startCheckedAgent(t *testing.T, n *testNode, endpoint, service string) {
 	t.Helper()
-	check := agent.HealthCheck{Type: agent.CheckHTTP, Path: "/healthz", Interval: 100 * time.Millisecond, Rise: 1, Fall: 1, StartGate: true}
+	check := agent.HealthCheck{Type: agent.CheckHTTP, Path: "/healthz", Interval: 100 * time.Millisecond, Timeout: 20 * time.Second, Rise: 1, Fall: 1, StartGate: true}
 	a, err := agent.New(agent.Config{Listeners: []agent.Listener{{Endpoint: endpoint, Addr: service, HealthCheck: check}}, GracePeriod: 5 * time.Second},
 		&client.Client{URL: "http://" + n.UpstreamAddr().String(), Connections: 1}, nil, nil, nil)
 	if err != nil {

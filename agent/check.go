@@ -43,7 +43,8 @@ type HealthCheck struct {
 	// beginning of a change is followed by quicker ones, so that Rise or Fall
 	// checks fit into one interval.
 	Interval time.Duration
-	// Timeout bounds one check; 2 s if 0.
+	// Timeout bounds one check; 2 s if 0, but not more than Interval. A check that
+	// takes longer than the interval puts off the next one.
 	Timeout time.Duration
 	// Rise is how many checks in a row make an unhealthy service healthy, 2 if 0;
 	// Fall how many failed ones make a healthy one unhealthy, 3 if 0.
@@ -100,8 +101,8 @@ func (c HealthCheck) check() error {
 		return fmt.Errorf("status %d to %d is no range: give one such as 200 to 399", c.MinStatus, c.MaxStatus)
 	case c.Interval < minCheckInterval:
 		return fmt.Errorf("interval %v is too short: use %v or more", c.Interval, minCheckInterval)
-	case c.Timeout <= 0 || c.Timeout > c.Interval:
-		return fmt.Errorf("timeout %v does not fit into the interval: use up to %v", c.Timeout, c.Interval)
+	case c.Timeout < 0:
+		return fmt.Errorf("timeout %v leaves no time to answer: use a second or more", c.Timeout)
 	case c.Rise < 1 || c.Fall < 1:
 		return fmt.Errorf("rise %d and fall %d are numbers of checks: use 1 or more", c.Rise, c.Fall)
 	case !(c.Jitter >= 0 && c.Jitter <= 1):

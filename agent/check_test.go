@@ -90,7 +90,7 @@ func TestHealthChecksThatCannotBeMeant(t *testing.T) {
 		{func(c *HealthCheck) { c.Host = "a:80" }, ""},
 		{func(c *HealthCheck) { c.MinStatus, c.MaxStatus = 300, 200 }, "status 300 to 200"},
 		{func(c *HealthCheck) { c.Interval = time.Millisecond }, "interval 1ms"},
-		{func(c *HealthCheck) { c.Timeout = time.Minute }, "timeout 1m0s"},
+		{func(c *HealthCheck) { c.Timeout = -1 }, "timeout -1ns"},
 		{func(c *HealthCheck) { c.Interval = time.Second }, ""}, // whatever the default time-out
 		{func(c *HealthCheck) { c.Fall = -1 }, "rise 2 and fall -1"},
 		{func(c *HealthCheck) { c.Jitter = 2 }, "jitter 2"},

@@ -85,8 +85,8 @@ func TestRecordedHandshakeIsOfNoUse(t *testing.T) {
 		up, down := wire.bytes()
 		proven := b.metrics.handshakes.WithLabelValues("in", "ok")
 		eventually(t, func() error {
-			if n := b.inSessions(); n != 0 {
-				return fmt.Errorf("%d sessions", n)
+			if n := testutil.ToFloat64(proven); n != 1 || b.inSessions() != 0 {
+				return fmt.Errorf("%v handshakes were proven, %d sessions", n, b.inSessions())
 			}
 			return nil
 		})

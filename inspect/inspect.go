@@ -66,7 +66,7 @@ type Inspector struct {
 	// Guarded by mu.
 	mu     sync.Mutex
 	closed bool
-	next   map[route]http.Handler // the latest that Wrap was given
+	next   map[route]http.Handler // what has got the latest request
 }
 
 // route is what a replay finds its way by.
@@ -103,9 +103,14 @@ func (i *Inspector) Close() {
 func (i *Inspector) Wrap(endpoint, service string, next http.Handler) http.Handler {
 	to := route{endpoint, service}
 	i.mu.Lock()
-	i.next[to] = next
+	if i.next[to] == nil {
+		i.next[to] = next
+	}
 	i.mu.Unlock()
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		i.mu.Lock()
+		i.next[to] = next // after a reload another listener may be, and may not: not all that are made run
+		i.mu.Unlock()
 		x := i.begin(to, r)
 		i.store.add(x)
 		i.forward(x, w, r, next)

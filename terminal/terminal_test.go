@@ -119,6 +119,13 @@ func (e *emulator) control(args string, final byte) {
 	}
 }
 
+// writes is how often something was drawn.
+func (e *emulator) writes() int {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.written
+}
+
 // text is all that the terminal has shown and not cleared.
 func (e *emulator) text() string {
 	e.mu.Lock()
@@ -144,7 +151,6 @@ func config(e *emulator) Config {
 
 func TestScreen(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		time.Local = time.UTC
 		e := newEmulator(t, 80, 24)
 		s := New(e, config(e))
 		step := func() { time.Sleep(drawInterval + time.Millisecond); synctest.Wait() }
@@ -179,6 +185,8 @@ my-endpoint -> 3000   connected, 2 tunnels to node-a, node-b
 
 04:05:06  POST    500      2.5s  /new·[2J·  192.0.2.1
 04:05:06  GET     200     1.2ms  /old  192.0.2.1`
+		local := time.Date(2026, 2, 3, 4, 5, 6, 0, time.UTC).Local().Format(time.TimeOnly)
+		want = strings.ReplaceAll(want, "04:05:06", local)
 		if got := e.text(); got != want {
 			t.Errorf("got\n%s\nwant\n%s", got, want)
 		}
@@ -187,10 +195,10 @@ my-endpoint -> 3000   connected, 2 tunnels to node-a, node-b
 		if got := e.text(); got != "a warning\nand another\n"+want {
 			t.Errorf("with lines of the log:\n%s", got)
 		}
-		before := e.written
+		before := e.writes()
 		time.Sleep(time.Minute)
 		synctest.Wait()
-		if n := e.written - before; n > rateSeconds+1 {
+		if n := e.writes() - before; n > rateSeconds+1 {
 			t.Errorf("drawn %d times in a minute in which nothing has happened", n)
 		}
 		s.Stopping("received interrupt")
@@ -256,9 +264,11 @@ func TestLogOfManyLinesIsBounded(t *testing.T) {
 		for range 2 * maxPending / len(line) {
 			s.Log().Write(line)
 		}
+		s.mu.Lock()
 		if n := len(s.pending); n > maxPending {
 			t.Errorf("%d bytes wait", n)
 		}
+		s.mu.Unlock()
 		e.mu.Unlock()
 		s.Close()
 		if got := e.text(); !strings.Contains(got, "lines of the log were too many") {

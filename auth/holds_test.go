@@ -104,7 +104,7 @@ func TestGrantDoesNotShowItsToken(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, shown := range []string{fmt.Sprint(grant), fmt.Sprintf("%+v", grant), fmt.Sprintf("%#v", grant), fmt.Sprintf("%s", grant), fmt.Sprintf("%q", grant)} {
+	for _, shown := range []string{fmt.Sprint(grant), fmt.Sprintf("%+v", grant), fmt.Sprintf("%#v", grant), fmt.Sprintf("%q", grant)} {
 		if strings.Contains(shown, tok) {
 			t.Errorf("it shows its token: %s", shown)
 		}

@@ -13,6 +13,7 @@ import (
 	"net/http/httptrace"
 	"net/textproto"
 	"os"
+	"runtime/debug"
 	"slices"
 	"strconv"
 	"strings"
@@ -215,8 +216,8 @@ func startDiffAgent(t *testing.T, n *testNode, service string, wrap func(string,
 // that parses them with net/http's server, and without piko. PIKO_DIFFERENTIAL_CASES and _SEED are for longer runs.
 func TestDifferential(t *testing.T) {
 	cases, seed := 2000, rand.Uint64()
-	if testing.Short() {
-		cases = 300
+	if testing.Short() || raceDetector() {
+		cases = 500
 	}
 	if v, err := strconv.Atoi(os.Getenv("PIKO_DIFFERENTIAL_CASES")); err == nil {
 		cases = v
@@ -258,6 +259,12 @@ func TestDifferential(t *testing.T) {
 		})
 	}
 	running.Wait()
+}
+
+// raceDetector reports whether the test runs under it, which makes all a good deal slower.
+func raceDetector() bool {
+	info, ok := debug.ReadBuildInfo()
+	return ok && slices.Contains(info.Settings, debug.BuildSetting{Key: "-race", Value: "true"})
 }
 
 func diffNode(cfg *serverConfig) { cfg.Proxy.AccessLog.Disable = true }

@@ -43,6 +43,7 @@ func BenchmarkRatio(b *testing.B) {
 		{"tunnel-to-chained", 64, tunnel(""), one("chained")},
 		{"logged-to-chained", 64, tunnel("log"), one("chained")},
 		{"hop-to-chained", 64, startRatioHop, one("chained")},
+		{"lanes-to-parsed", 64, tunnel(""), tunnel("parsed")},
 		{"logged-to-silent", 64, tunnel("log"), tunnel("")},
 		{"tls-to-plain", 64, tunnel("tls"), tunnel("")},
 	} {
@@ -187,7 +188,11 @@ func runRatioPart(ctx context.Context, part string) (address string, more []stri
 func runRatioAgent(ctx context.Context, kind string, out io.Writer) {
 	l := agent.Listener{Endpoint: "bench", Addr: os.Getenv("PIKO_BENCH_ORIGIN"), AccessLog: accesslog.Config{Disable: kind != "log"}}
 	c := &client.Client{URL: os.Getenv("PIKO_BENCH_UPSTREAM"), TLS: &tls.Config{InsecureSkipVerify: true}}
-	a, err := agent.New(agent.Config{Listeners: []agent.Listener{l}}, c, slog.New(slog.DiscardHandler), nil, out)
+	cfg := agent.Config{Listeners: []agent.Listener{l}}
+	if kind == "parsed" { // by net/http's server
+		cfg.Wrap = func(_, _ string, next http.Handler) http.Handler { return http.HandlerFunc(next.ServeHTTP) }
+	}
+	a, err := agent.New(cfg, c, slog.New(slog.DiscardHandler), nil, out)
 	if err != nil {
 		panic(err)
 	}

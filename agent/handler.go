@@ -154,8 +154,7 @@ func (x *exchange) upgrade(res *http.Response) {
 	delete(res.Header, fault.HeaderError)
 	x.status, x.upgraded = res.StatusCode, true
 	// The server forgets the connection when it is taken over; run must not.
-	x.l.upgrades.Add(1)
-	defer x.l.upgrades.Done()
+	x.l.upgrades.Add(1) // until finish
 	x.l.upgraded.Add(1)
 	defer x.l.upgraded.Add(-1)
 	x.log(accesslog.Opened)
@@ -204,6 +203,9 @@ func serviceFault(err error) *fault.Error {
 
 // finish counts and logs the exchange.
 func (x *exchange) finish() {
+	if x.upgraded {
+		defer x.l.upgrades.Done()
+	}
 	x.l.active.Add(-1)
 	x.took = time.Since(x.start)
 	if x.err != nil {

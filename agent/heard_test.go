@@ -59,9 +59,16 @@ func (h *heard) watch() {
 	case <-h.ended:
 		return
 	}
+	h.end()
+}
+
+// end is called when the connection is closed at this side, too.
+func (h *heard) end() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.err = net.ErrClosed
+	if h.err == nil {
+		h.err = net.ErrClosed
+	}
 	h.tell()
 	h.news.Broadcast()
 }
@@ -73,9 +80,14 @@ func (h *heard) readAhead() {
 		n, err := h.conn.Read(buf)
 		h.mu.Lock()
 		h.buf = append(h.buf, buf[:n]...)
-		h.err = err
+		if h.err == nil {
+			h.err = err
+		}
 		h.tell()
 		h.news.Broadcast()
+		for len(h.buf) > 256<<10 && h.err == nil { // as a window bounds it
+			h.news.Wait()
+		}
 		h.mu.Unlock()
 		if err != nil {
 			return
@@ -99,6 +111,7 @@ func (h *heard) Read(p []byte) (int, error) {
 		case len(h.buf) > 0:
 			n := copy(p, h.buf)
 			h.buf = h.buf[n:]
+			h.news.Broadcast()
 			return n, nil
 		case h.err != nil:
 			return 0, h.err

@@ -144,6 +144,7 @@ func (c *fakeStream) Reset() {
 }
 
 func (c *fakeStream) Close() error {
+	c.end()
 	n := c.node
 	n.mu.Lock()
 	delete(n.conns, c)

@@ -25,6 +25,7 @@ func FuzzLaneRequest(f *testing.F) {
 		"GET / HTTP/1.1\r\nHost : a\r\n\r\n", "GET / HTTP/1.1\r\nHost: a\r\nX: \x00\r\n\r\n", "GET / HTTP/1.1\r\nHost: a\r\nX: a\rb\r\n\r\n",
 		"GET /%g HTTP/1.1\r\nHost: a\r\n\r\n", "GET // HTTP/1.1\r\nHost: a\r\n\r\n", "OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n",
 		"GET / HTTP/1.1\r\nHost: a\r\nConnection: x, close\r\nTE: trailers\r\nKeep-Alive: 1\r\nProxy: x\r\n\r\n",
+		"GET / HTTP/1.1\r\nHost: a\r\nConnection: keep-alive\r\nKeep-Alive: 1\r\nProxy: x\r\nProxy-Connection: y\r\nX-A: \t1 \r\n\r\n",
 		"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: +3\r\n\r\nabc", "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 0x3\r\n\r\nabc",
 	} {
 		f.Add([]byte(s))
@@ -86,7 +87,7 @@ func FuzzLaneAnswer(f *testing.F) {
 		"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\n", "HTTP/1.1 204 No Content\r\n\r\n", "HTTP/1.1 304 x\r\nContent-Length: 9\r\n\r\n",
 		"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nX-Error: 1\r\n\r\n", "HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n",
 		"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n", "HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n",
-		"HTTP/1.0 200 OK\r\n\r\n", "HTTP/1.1 200\r\n\r\n", "HTTP/1.1 200 OK\nA: b\n\n", "HTTP/1.1 103 Early\r\nLink: x\r\n\r\n",
+		"HTTP/1.1 200 OK\r\nKeep-Alive: 1\r\nProxy-Connection: x\r\nTE: x\r\nA: 1\r\n\r\n", "HTTP/1.0 200 OK\r\n\r\n", "HTTP/1.1 200\r\n\r\n", "HTTP/1.1 200 OK\nA: b\n\n", "HTTP/1.1 103 Early\r\nLink: x\r\n\r\n",
 		"HTTP/1.1 200 OK\r\nConnection: x-gone\r\nX-Gone: 1\r\nTrailer: X-A\r\n\r\n", "HTTP/1.1 204 x\r\nContent-Length: 0\r\n\r\n",
 		"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n", "HTTP/1.1 2x0 OK\r\n\r\n",
 	} {

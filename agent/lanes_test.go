@@ -46,10 +46,15 @@ func TestStreamComesBackToTheLanes(t *testing.T) {
 			t.Fatalf("request %d: %q, want %q", i, body, ask.want)
 		}
 		eventually(t, func() error {
-			if n := len(s.list()); n != ask.lanes {
-				return fmt.Errorf("request %d: %d lanes, want %d", i, n, ask.lanes)
+			n := len(s.list())
+			if n == ask.lanes {
+				return nil
 			}
-			return nil
+			if ask.lanes == 1 { // net/http may have had a byte of the request already, which it looks for while a handler is at work
+				io.WriteString(conn, "GET /again HTTP/1.1\r\nHost: a.b\r\n\r\n")
+				answerOf(t, r)
+			}
+			return fmt.Errorf("request %d: %d lanes, want %d", i, n, ask.lanes)
 		})
 	}
 	if rest, err := io.ReadAll(r); len(rest) > 0 || err != nil {

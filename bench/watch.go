@@ -13,6 +13,7 @@ type watch struct {
 	connected map[string]bool
 	lost      int
 	back      func(d time.Duration) // of a listener, since it was lost; nil: nobody asks
+	returned  map[string]bool       // those of which back was told
 	lostAt    map[string]time.Time
 }
 
@@ -33,7 +34,8 @@ func (w *watch) set(s client.State) {
 	case !was && s.Connected:
 		if at, ok := w.lostAt[s.Endpoint]; ok {
 			delete(w.lostAt, s.Endpoint)
-			if w.back != nil {
+			if w.back != nil && !w.returned[s.Endpoint] {
+				w.returned[s.Endpoint] = true
 				w.back(time.Since(at))
 			}
 		}
@@ -47,12 +49,13 @@ func (w *watch) losses() int {
 	return w.lost
 }
 
-// after has back called for each listener that comes back, and returns a channel
-// that is closed when n of them are.
+// after has back called for each listener that comes back, the first time, and
+// returns a channel that is closed when n of them are.
 func (w *watch) after(n int, back func(time.Duration)) <-chan struct{} {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	whole, seen := make(chan struct{}), 0
+	w.returned = make(map[string]bool)
 	w.back = func(d time.Duration) {
 		back(d)
 		if seen++; seen == n {

@@ -209,6 +209,7 @@ func TestActionsAreForwarded(t *testing.T) {
 
 // TestGatherBoundsTheTime of a node that does not answer, and says what is missing.
 func TestGatherBoundsTheTime(t *testing.T) {
+	t.Parallel()
 	release := make(chan struct{})
 	silent := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
 		select {

@@ -16,6 +16,7 @@ import (
 
 	"piko/relay"
 	"piko/router"
+	"piko/stats"
 )
 
 // BenchmarkProxy sends requests through two proxies in a row, as a node and an agent are, over TCP and in one process.
@@ -75,7 +76,7 @@ func pikoOnce(b *testing.B, service string) string {
 	pool := &relay.Pool{Dial: dialTo(service)}
 	b.Cleanup(pool.Close)
 	b.Cleanup(table.Add("e", router.NewLocal(upstream{pool})))
-	p, err := NewPublic(Options{Lookup: table.Lookup})
+	p, err := NewPublic(Options{Lookup: table.Lookup, Traffic: stats.New()})
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -89,7 +90,7 @@ func pikoHop(b *testing.B, service string) string {
 	pool := &relay.Pool{Dial: dialTo(service)}
 	b.Cleanup(pool.Close)
 	o.add("e", router.NewLocal(upstream{pool}))
-	p, err := NewPublic(Options{Lookup: table.Lookup})
+	p, err := NewPublic(Options{Lookup: table.Lookup, Traffic: stats.New()})
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -104,7 +105,7 @@ func BenchmarkServeHTTP(b *testing.B) {
 	b.Cleanup(local.Add("e", router.NewLocal(NewRemote(ok, "e"))))
 	remote.SetNode(node("n", ok), map[string]int{"e": 100})
 	entry := func(table *router.Table) http.Handler {
-		p, err := NewPublic(Options{Lookup: table.Lookup})
+		p, err := NewPublic(Options{Lookup: table.Lookup, Traffic: stats.New()})
 		if err != nil {
 			b.Fatal(err)
 		}

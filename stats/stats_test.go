@@ -136,7 +136,7 @@ func TestInFlightAndWhatIsNotKnown(t *testing.T) {
 	if d := tr.Endpoint("e", time.Now()); d.Load.InFlight != 0 || d.Load.P99 != 0 || len(d.Failures) != 1 {
 		t.Errorf("got %+v", d)
 	}
-	if l := tr.Node(time.Now()); l.RequestsPerSecond != 3 || l.ErrorsPerSecond != 2 {
+	if l := tr.Node(tr.sampled[1]); l.RequestsPerSecond != 3 || l.ErrorsPerSecond != 2 {
 		t.Errorf("node: %+v", l)
 	}
 	var none *Traffic

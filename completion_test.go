@@ -28,7 +28,7 @@ func TestBashCompletion(t *testing.T) {
 	_, script, _ := runPiko(t, "completion", "bash")
 	for _, tt := range []struct{ words, want string }{
 		{"piko se", "server"},
-		{"piko server status up", "upstream"},
+		{"piko server status up", "upstreams upstream"},
 		{"piko server --log.level ''", "debug info warn error"},
 		{"piko server --shutdown", "--shutdown-delay"},
 		{"piko server --log.level warn --shutdown", "--shutdown-delay"},

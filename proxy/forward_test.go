@@ -36,8 +36,10 @@ func hangUp(n *atomic.Int32) func(net.Conn, *bufio.Reader) {
 func TestErrors(t *testing.T) { everyWay(t, testErrors) }
 
 func testErrors(t *testing.T, newWorld worldMaker) {
-	w := newWorld(t, func(o *Options) { o.Timeout = 30 * time.Millisecond })
+	w := newWorld(t, nil)
 	w.add("down", noDial)
+	hasty := newWorld(t, func(o *Options) { o.Timeout = 30 * time.Millisecond })
+	hasty.serve("slow", func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() })
 	down := `502 {"error":"upstream unreachable","code":"upstream-unreachable"}`
 	if w.way != noHop { // nothing has left the owner: an upstream may come up elsewhere, and in the end there is none
 		down = `502 {"error":"no available upstreams","code":"no-upstream"}`
@@ -48,16 +50,18 @@ func testErrors(t *testing.T, newWorld worldMaker) {
 		http.ReadRequest(r)
 		io.WriteString(c, "SSH-2.0-OpenSSH\r\n\r\n")
 	})
-	w.serve("slow", func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() })
-	for _, tt := range []struct{ endpoint, want string }{
-		{"nobody", `502 {"error":"no available upstreams","code":"no-upstream"}`},
-		{"down", down},
-		{"hangs-up", `502 {"error":"upstream unreachable","code":"upstream-unreachable"}`},
-		{"rubbish", `502 {"error":"upstream unreachable","code":"upstream-unreachable"}`},
-		{"slow", `504 {"error":"upstream timeout","code":"upstream-timeout"}`},
+	for _, tt := range []struct {
+		w              *world
+		endpoint, want string
+	}{
+		{w, "nobody", `502 {"error":"no available upstreams","code":"no-upstream"}`},
+		{w, "down", down},
+		{w, "hangs-up", `502 {"error":"upstream unreachable","code":"upstream-unreachable"}`},
+		{w, "rubbish", `502 {"error":"upstream unreachable","code":"upstream-unreachable"}`},
+		{hasty, "slow", `504 {"error":"upstream timeout","code":"upstream-timeout"}`},
 	} {
 		for _, method := range []string{"GET", "POST"} {
-			status, body, _ := w.do(method, "/", nil, "X-Piko-Endpoint", tt.endpoint)
+			status, body, _ := tt.w.do(method, "/", nil, "X-Piko-Endpoint", tt.endpoint)
 			if got := fmt.Sprintf("%d %s", status, strings.TrimSpace(body)); got != tt.want {
 				t.Errorf("%s %s: got %s, want %s", method, tt.endpoint, got, tt.want)
 			}

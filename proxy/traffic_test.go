@@ -5,6 +5,7 @@ import (
 	"io"
 	"math"
 	"net/http"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -59,13 +60,13 @@ func TestTrafficIsCounted(t *testing.T) {
 		"nobody": "",
 	} {
 		eventually(t, func() error {
-			got := ""
+			var got strings.Builder
 			d := traffic.Endpoint(endpoint, time.Now())
 			for _, f := range d.Failures {
-				got += fmt.Sprintf("[%s %d %s]", f.Code, f.Status, f.Upstream)
+				got.WriteString(fmt.Sprintf("[%s %d %s]", f.Code, f.Status, f.Upstream))
 			}
-			if got != want || d.Load.InFlight != 0 {
-				return fmt.Errorf("%s: got %s, want %s; %d in flight", endpoint, got, want, d.Load.InFlight)
+			if got.String() != want || d.Load.InFlight != 0 {
+				return fmt.Errorf("%s: got %s, want %s; %d in flight", endpoint, got.String(), want, d.Load.InFlight)
 			}
 			return nil
 		})

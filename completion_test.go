@@ -29,6 +29,7 @@ func TestBashCompletion(t *testing.T) {
 	for _, tt := range []struct{ words, want string }{
 		{"piko se", "server"},
 		{"piko server status up", "upstreams upstream"},
+		{"piko server status endpoints --sort ''", "name tunnels rps errors p99"},
 		{"piko server --log.level ''", "debug info warn error"},
 		{"piko server --shutdown", "--shutdown-delay"},
 		{"piko server --log.level warn --shutdown", "--shutdown-delay"},

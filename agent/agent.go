@@ -2,10 +2,11 @@
 // on endpoints with the SDK (package client) and forwards the requests that
 // arrive to the services.
 //
-// The flow of one listener: the client keeps tunnels to nodes; every stream
-// that the node opens is a connection of a net/http server; the handler sends
-// the request over a pool of connections to the service (relay.Pool, or
-// relay.HTTP2Pool for what needs it) and copies the answer back. The node has authenticated, counted
+// The flow of one listener: the client keeps tunnels to nodes; on every stream
+// that the node opens, a relay.Lane carries plain requests to a pool of
+// connections to the service (relay.Pool) and the answers back. A request that
+// needs more takes its stream to a net/http server, whose handler does the same
+// with relay.Pool, or relay.HTTP2Pool for what needs it. The node has authenticated, counted
 // and marked the request already, so the handler changes no header but the
 // hop-by-hop ones.
 //

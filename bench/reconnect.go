@@ -17,7 +17,7 @@ import (
 
 // Reconnect is a storm: many listeners lose their tunnels at once, and come back.
 type Reconnect struct {
-	Client    *client.Client // its URL, and no other, is set; its TLS config is for the URL's host
+	Client    *client.Client // with a ConnectTimeout; its URL, and no other, is set; its TLS config is for the URL's host
 	Listeners int
 	// Outage is how long nobody can connect after the tunnels were cut.
 	Outage time.Duration
@@ -27,7 +27,7 @@ type Reconnect struct {
 	// Await is called when all are connected and the tunnels may be cut; it may
 	// be nil.
 	Await func()
-	// Timeout bounds the time until all are connected, and then the time until all are back.
+	// Timeout bounds the time until all are back.
 	Timeout   time.Duration
 	Processes []Process
 	Logger    *slog.Logger
@@ -99,9 +99,9 @@ func (b Reconnect) Run(ctx context.Context) (*ReconnectResult, error) {
 	}, nil
 }
 
-// connect opens the tunnels that are to be cut.
+// connect opens the tunnels that are to be cut, all in the time that the client has to connect.
 func (b Reconnect) connect(ctx context.Context, services *Services, c *client.Client) error {
-	ctx, cancel := context.WithTimeout(ctx, b.Timeout)
+	ctx, cancel := context.WithTimeout(ctx, b.Client.ConnectTimeout)
 	defer cancel()
 	return services.Upstreams(ctx, c, b.Listeners, endpointName)
 }

@@ -88,9 +88,15 @@ type Record struct {
 	RequestID           string
 
 	RequestHeader, ResponseHeader http.Header
+	// RequestFields and ResponseFields are the same for who has no maps of them; they are read where the header is nil. Their
+	// names are in canonical form, fields of one name in their order.
+	RequestFields, ResponseFields []Field
 
 	Err string // why it failed, if it did
 }
+
+// Field is one field of a header.
+type Field struct{ Name, Value string }
 
 // Logger writes Records as lines. All methods may be called by any goroutine,
 // and on a nil Logger, which is off.

@@ -4,10 +4,12 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -287,4 +289,45 @@ func (failing) Write([]byte) (int, error) { return 0, errors.New("disk full") }
 
 func TestLogToAFailingSink(t *testing.T) {
 	New(failing{}, Config{}, Options{}).Log(typical())
+}
+
+// A list of fields makes the line that the header made of it does.
+func TestFieldsAreWrittenLikeAHeader(t *testing.T) {
+	many := make([]Field, 0, 200)
+	for i := range cap(many) {
+		many = append(many, Field{fmt.Sprintf("X-%03d", cap(many)-i), strings.Repeat("v", i)})
+	}
+	epoch := time.Unix(0, 0).UTC()
+	for name, list := range map[string][]Field{
+		"none": {},
+		"some": {{"User-Agent", "curl"}, {"Accept", "*/*"}, {"Cookie", "secret"}},
+		"one name, several values": {
+			{"Set-Cookie", "secret"}, {"B", "1"}, {"Set-Cookie", "secret"}, {"A", ""}, {"B", "2"}, {"B", "3\n"},
+		},
+		"more values than are shown": slices.Repeat([]Field{{"A", "1"}, {"Accept", "2"}}, 20),
+		"few of more than are shown": many[:60],
+		"tokens":                     {{"X-Piko-Authorization", "secret"}, {"Authorization", "secret"}, {"X-Piko-Tenant-Id", "t"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			header := make(http.Header)
+			for _, f := range list {
+				header.Add(f.Name, f.Value)
+			}
+			for _, text := range []bool{false, true} {
+				for _, cfg := range []Config{{}, {RequestHeaders: HeaderFilter{Allow: []string{"accept", "b", "x-010"}}}, {RequestHeaders: HeaderFilter{Block: []string{"b"}}}} {
+					got := line(cfg, Options{Text: text}, &Record{Time: epoch, RequestFields: list, ResponseFields: list})
+					want := line(cfg, Options{Text: text}, &Record{Time: epoch, RequestHeader: header, ResponseHeader: header})
+					if got != want {
+						t.Errorf("got  %s\nwant %s", got, want)
+					}
+					if strings.Contains(got, "secret") {
+						t.Errorf("a secret in %s", got)
+					}
+				}
+			}
+		})
+	}
+	if got := line(Config{}, Options{}, &Record{Time: epoch, RequestFields: many}); strings.Count(got, `"X-`) > maxHeaders || !strings.Contains(got, ` more"]`) {
+		t.Errorf("%d fields: got %s", len(many), got)
+	}
 }

@@ -66,3 +66,20 @@ func BenchmarkAppendDuration(b *testing.B) {
 		buf = appendDuration(buf[:0], 1_234_567)
 	}
 }
+
+// BenchmarkLogFields is the json of BenchmarkLog from lists of fields.
+func BenchmarkLogFields(b *testing.B) {
+	r := typical()
+	for name, values := range r.RequestHeader {
+		r.RequestFields = append(r.RequestFields, Field{name, values[0]})
+	}
+	for name, values := range r.ResponseHeader {
+		r.ResponseFields = append(r.ResponseFields, Field{name, values[0]})
+	}
+	r.RequestHeader, r.ResponseHeader = nil, nil
+	l := New(io.Discard, Config{}, Options{})
+	b.ReportAllocs()
+	for b.Loop() {
+		l.Log(r)
+	}
+}

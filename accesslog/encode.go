@@ -1,6 +1,7 @@
 package accesslog
 
 import (
+	"iter"
 	"log/slog"
 	"net/http"
 	"slices"
@@ -32,7 +33,8 @@ type encoder struct {
 // line's cost.
 type field struct {
 	name   string
-	values []string
+	value  string   // if values is nil
+	values []string // of a name of which there may be several
 	redact bool
 }
 
@@ -111,9 +113,9 @@ func (e *encoder) json(l *Logger, r *Record) {
 	e.str("host", r.Host)
 	e.str("path", r.Path)
 	e.key("request_headers")
-	e.headers(r.RequestHeader, &l.requests)
+	e.headers(r.RequestHeader, r.RequestFields, &l.requests)
 	e.key("response_headers")
-	e.headers(r.ResponseHeader, &l.responses)
+	e.headers(r.ResponseHeader, r.ResponseFields, &l.responses)
 	e.num("status", int64(r.Status))
 	e.outcome(r)
 	e.optional("endpoint", r.Endpoint)
@@ -147,22 +149,24 @@ func (e *encoder) outcome(r *Record) {
 }
 
 // headers writes the object of a header, in the order of the names.
-func (e *encoder) headers(h http.Header, f *filter) {
+func (e *encoder) headers(h http.Header, list []Field, f *filter) {
 	e.raw("{")
-	fields, more := e.sorted(h, f)
+	fields, more := e.sorted(h, list, f)
 	start := len(e.buf)
-	for i, field := range fields {
+	for left := fields; len(left) > 0; {
 		if len(e.buf)-start > maxHeaderBytes {
-			more += len(fields) - i
+			more += len(left)
 			break
 		}
-		if i > 0 {
+		if len(left) < len(fields) {
 			e.raw(",")
 		}
-		e.buf = appendQuoted(e.buf, field.name)
+		n := sameName(left)
+		e.buf = appendQuoted(e.buf, left[0].name)
 		e.raw(":[")
-		e.values(field)
+		e.values(left[:n])
 		e.raw("]")
+		left = left[n:]
 	}
 	if more > 0 {
 		if len(fields) > 0 {
@@ -176,16 +180,45 @@ func (e *encoder) headers(h http.Header, f *filter) {
 	clear(fields) // keep no request's strings
 }
 
-func (e *encoder) values(f field) {
-	for i, value := range f.values {
-		if i > 0 {
+// sameName is how many of the fields, which are sorted, have the first one's name.
+func sameName(fields []field) int {
+	n := 1
+	for n < len(fields) && fields[n].name == fields[0].name {
+		n++
+	}
+	return n
+}
+
+// values writes the values of the fields, which have one name.
+func (e *encoder) values(fields []field) {
+	n := 0
+	for value := range each(fields) {
+		if n > 0 {
 			e.raw(",")
 		}
-		if i == maxValues {
+		if n == maxValues {
 			e.raw(`"..."`)
 			return
 		}
-		e.value(f, value)
+		e.value(fields[0], value)
+		n++
+	}
+}
+
+// each is the values of the fields.
+func each(fields []field) iter.Seq[string] {
+	return func(yield func(string) bool) {
+		for i := range fields {
+			f := &fields[i]
+			if f.values == nil && !yield(f.value) {
+				return
+			}
+			for _, value := range f.values {
+				if !yield(value) {
+					return
+				}
+			}
+		}
 	}
 }
 
@@ -198,18 +231,29 @@ func (e *encoder) value(f field, value string) {
 
 // sorted returns the headers to show, and how many did not fit. They are valid
 // until the next call; the caller clears them.
-func (e *encoder) sorted(h http.Header, f *filter) (fields []field, more int) {
+func (e *encoder) sorted(h http.Header, list []Field, f *filter) (fields []field, more int) {
 	fields = e.fields[:0]
 	for name, values := range h {
-		v := f.verdict(name)
-		switch {
-		case v == hide:
-		case len(fields) == maxHeaders:
-			more++
-		default:
-			fields = append(fields, field{name: name, values: values, redact: v == redact})
+		fields, more = f.add(fields, field{name: name, values: values}, more)
+	}
+	if h == nil {
+		for i := range list {
+			fields, more = f.add(fields, field{name: list[i].Name, value: list[i].Value}, more)
 		}
 	}
-	slices.SortFunc(fields, func(a, b field) int { return strings.Compare(a.name, b.name) })
+	slices.SortStableFunc(fields, func(a, b field) int { return strings.Compare(a.name, b.name) })
 	return fields, more
+}
+
+// add appends one that is to be shown, if there is room, and else counts it.
+func (f *filter) add(fields []field, one field, more int) ([]field, int) {
+	v := f.verdict(one.name)
+	switch {
+	case v == hide:
+		return fields, more
+	case len(fields) == maxHeaders:
+		return fields, more + 1
+	}
+	one.redact = v == redact
+	return append(fields, one), more
 }

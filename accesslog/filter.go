@@ -38,11 +38,23 @@ const (
 // filter is a HeaderFilter made ready. It is never written after construction.
 type filter struct {
 	named  map[string]verdict // by canonical name
+	sizes  uint64             // which lengths the names have, so that most others need not be looked up
 	others verdict
 	listed bool // there is an allow list
 }
 
 func newFilter(f HeaderFilter) filter {
+	out := listNames(f)
+	for name := range out.named {
+		out.sizes |= sizeBit(name)
+	}
+	return out
+}
+
+// sizeBit is one bit for each length of up to 62 bytes, and one for all that are longer.
+func sizeBit(name string) uint64 { return 1 << min(len(name), 63) }
+
+func listNames(f HeaderFilter) filter {
 	out := filter{named: make(map[string]verdict), listed: len(f.Allow) > 0}
 	if out.listed {
 		out.others = hide
@@ -68,6 +80,9 @@ func newFilter(f HeaderFilter) filter {
 // verdict costs no allocation for a name in canonical form, as net/http has
 // them; any other form of a name must not get around the filter.
 func (f *filter) verdict(name string) verdict {
+	if f.sizes&sizeBit(name) == 0 { // all forms of a name are of one length
+		return f.others
+	}
 	if !canonical(name) {
 		name = canonicalName(name)
 	}

@@ -40,8 +40,8 @@ func (e *encoder) text(l *Logger, r *Record) {
 		e.count("retries", int64(r.Retries))
 	}
 	e.pair("error", r.Err)
-	e.listed("request_headers.", r.RequestHeader, &l.requests)
-	e.listed("response_headers.", r.ResponseHeader, &l.responses)
+	e.listed("request_headers.", r.RequestHeader, r.RequestFields, &l.requests)
+	e.listed("response_headers.", r.ResponseHeader, r.ResponseFields, &l.responses)
 	e.raw("\n")
 }
 
@@ -68,19 +68,25 @@ func (e *encoder) count(k string, v int64) {
 }
 
 // listed writes the headers that the user asked for by name.
-func (e *encoder) listed(prefix string, h http.Header, f *filter) {
+func (e *encoder) listed(prefix string, h http.Header, list []Field, f *filter) {
 	if !f.listed {
 		return
 	}
-	fields, _ := e.sorted(h, f)
-	for _, field := range fields {
-		for _, value := range field.values[:min(len(field.values), maxValues)] {
+	fields, _ := e.sorted(h, list, f)
+	for left := fields; len(left) > 0; {
+		same := left[:sameName(left)]
+		n := 0
+		for value := range each(same) {
+			if n++; n > maxValues {
+				break
+			}
 			e.raw(" ")
 			e.raw(prefix)
-			e.raw(field.name) // one of the configured names
+			e.raw(same[0].name) // one of the configured names
 			e.raw("=")
-			e.value(field, value)
+			e.value(same[0], value)
 		}
+		left = left[len(same):]
 	}
 	clear(fields)
 }

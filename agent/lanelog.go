@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"net/http"
 	"net/textproto"
 	"net/url"
@@ -12,45 +13,51 @@ import (
 	"piko/relay"
 )
 
-// laneLog makes lines of the access log from the heads of messages. Its maps
+// laneLog makes lines of the access log from the heads of messages. Its lists
 // are used again for the next request of the stream.
 type laneLog struct {
-	request, response http.Header
-	values            []string
+	request, response []accesslog.Field
 }
 
 // write writes a line.
 func (g *laneLog) write(l *listener, r *relay.LaneRequest, took time.Duration) {
-	if g.request == nil {
-		g.request, g.response = make(http.Header), make(http.Header)
-	}
-	g.values = g.values[:0]
-	line := g.parse(g.request, r.Head)
-	g.parse(g.response, r.ResponseHead)
+	var line string
+	line, g.request = appendFields(g.request[:0], r.Head)
+	_, g.response = appendFields(g.response[:0], r.ResponseHead)
 	_, target, _ := strings.Cut(line, " ")
 	target, _, _ = strings.Cut(target, " ")
 	rec := accesslog.Record{
 		Kind:  accesslog.Request,
-		Proto: "HTTP/1.1", Method: r.Method, Host: g.request.Get("Host"), Path: path(target),
-		Endpoint: l.cfg.Endpoint, Client: g.request.Get("X-Forwarded-For"), Upstream: l.service.host,
+		Proto: "HTTP/1.1", Method: r.Method, Path: path(target),
+		Endpoint: l.cfg.Endpoint, Upstream: l.service.host,
 		Status: r.Status, BytesIn: r.Received, BytesOut: r.Sent, Duration: took, Retries: r.Retries,
-		RequestID:     g.request.Get("X-Request-Id"),
-		RequestHeader: g.request, ResponseHeader: g.response,
 	}
 	if r.Err != nil {
 		rec.Err = r.Err.Error()
 	}
-	for _, name := range []string{"Host", "Transfer-Encoding"} { // net/http takes them out, too
-		delete(g.request, name)
+	shown := g.request[:0]
+	for _, f := range g.request {
+		switch f.Name {
+		case "Host": // net/http takes both out, too
+			rec.Host = f.Value
+			continue
+		case "Transfer-Encoding":
+			continue
+		case "X-Forwarded-For":
+			rec.Client = cmp.Or(rec.Client, f.Value)
+		case "X-Request-Id":
+			rec.RequestID = cmp.Or(rec.RequestID, f.Value)
+		}
+		shown = append(shown, f)
 	}
+	rec.RequestFields, rec.ResponseFields = shown, g.response
 	l.access.Log(&rec)
 	clear(g.request)
 	clear(g.response)
-	clear(g.values)
 }
 
-// parse fills in h from a head, and returns its first line.
-func (g *laneLog) parse(h http.Header, head string) (line string) {
+// appendFields appends the fields of a head, and returns its first line.
+func appendFields(list []accesslog.Field, head string) (line string, _ []accesslog.Field) {
 	line, head, _ = strings.Cut(head, "\r\n")
 	for head != "" {
 		var field string
@@ -59,17 +66,9 @@ func (g *laneLog) parse(h http.Header, head string) (line string) {
 		if !ok {
 			break
 		}
-		name = textproto.CanonicalMIMEHeaderKey(name)
-		value = textproto.TrimString(value)
-		if old, ok := h[name]; ok {
-			h[name] = append(old, value)
-			continue
-		}
-		n := len(g.values)
-		g.values = append(g.values, value)
-		h[name] = g.values[n : n+1 : n+1]
+		list = append(list, accesslog.Field{Name: textproto.CanonicalMIMEHeaderKey(name), Value: textproto.TrimString(value)})
 	}
-	return line
+	return line, list
 }
 
 // path is the path of a target, without its escapes.

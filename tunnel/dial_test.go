@@ -96,12 +96,13 @@ func TestReadPeer(t *testing.T) {
 		header http.Header
 		want   string
 	}{
-		{"v0.9.0", http.Header{}, "{ 0   []}"},
-		{"rubbish", http.Header{"X-Piko-Node-Id": {"a b"}, "X-Piko-Cluster-Size": {"-3"}}, "{ 0   []}"},
-		{"size too large", http.Header{"X-Piko-Cluster-Size": {"99999999999"}}, "{ 0   []}"},
-		{"ours", http.Header{"X-Piko-Node-Id": {"n"}, "X-Piko-Cluster-Size": {"5"}, "X-Piko-Features": {"h2,control"}}, "{n 5   [control]}"},
+		{"v0.9.0", http.Header{}, " 0 []"},
+		{"rubbish", http.Header{"X-Piko-Node-Id": {"a b"}, "X-Piko-Cluster-Size": {"-3"}}, " 0 []"},
+		{"size too large", http.Header{"X-Piko-Cluster-Size": {"99999999999"}}, " 0 []"},
+		{"ours", http.Header{"X-Piko-Node-Id": {"n"}, "X-Piko-Cluster-Size": {"5"}, "X-Piko-Features": {"h2,control"}}, "n 5 [control]"},
 	} {
-		if got := fmt.Sprint(readPeer(c.header, []string{FeatureControl})); got != c.want {
+		p := readPeer(c.header, []string{FeatureControl})
+		if got := fmt.Sprintf("%s %d %v", p.NodeID, p.ClusterSize, p.Features); got != c.want {
 			t.Errorf("%s: %s, want %s", c.name, got, c.want)
 		}
 	}

@@ -109,7 +109,6 @@ func (s *server) call(t testing.TB, method, path, body string, header ...string)
 // TestInspectorReplaysAWebhook is what a developer does: sees a webhook fail, mends the
 // service, sends it again, and again with another body.
 func TestInspectorReplaysAWebhook(t *testing.T) {
-	t.Parallel()
 	service := startWebhookService(t)
 	s := startServer(t)
 	page := inspectedAgent(t, s, service.Listener.Addr().String())
@@ -181,7 +180,6 @@ func someOfEach(t testing.TB, s *server) {
 
 // TestInspectorByKeyboardAndOnAPhone filters, moves by keys, and looks at each kind of body.
 func TestInspectorByKeyboardAndOnAPhone(t *testing.T) {
-	t.Parallel()
 	service := startWebhookService(t)
 	s := startServer(t)
 	page := inspectedAgent(t, s, service.Listener.Addr().String())

@@ -24,7 +24,6 @@ const (
 // TestPage shows the page of the admin port to a browser, before a cluster that does not
 // exist: it has what a real one seldom has at a time, and 100,000 endpoints.
 func TestPage(t *testing.T) {
-	t.Parallel()
 	f := startPageFake(t, 100000, "")
 	b := startBrowser(t)
 	host := strings.TrimPrefix(f.URL, "http://")

@@ -15,7 +15,6 @@ import (
 // TestPageOfACluster asks the page of one node what goes wrong at another, and drains that:
 // two nodes, an endpoint with an agent at each, and behind the second agent no service.
 func TestPageOfACluster(t *testing.T) {
-	t.Parallel()
 	gossip := freeAddr(t)
 	n1 := startServer(t, "--cluster.node-id", "n1", "--cluster.gossip.bind-addr", gossip)
 	n2 := startServer(t, "--cluster.node-id", "n2", "--cluster.join", gossip)

@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -149,6 +150,27 @@ func TestRetryAfterRoundsUp(t *testing.T) {
 		e := &Error{Code: NoUpstream, RetryAfter: after}
 		if got, ok := e.retryAfter(); !ok || got != want {
 			t.Errorf("%v: got %v, %v, want %v", after, got, ok, want)
+		}
+	}
+}
+
+// TestEveryCodeIsInTroubleshooting: who looks a code up finds it.
+func TestEveryCodeIsInTroubleshooting(t *testing.T) {
+	page, err := os.ReadFile("../docs/troubleshooting.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	headings := make(map[Code]bool)
+	for line := range strings.Lines(string(page)) {
+		if list, ok := strings.CutPrefix(line, "### "); ok {
+			for code := range strings.SplitSeq(strings.TrimSpace(list), ", ") {
+				headings[Code(code)] = true
+			}
+		}
+	}
+	for code := range kinds {
+		if !headings[code] {
+			t.Errorf("docs/troubleshooting.md has no heading for %s", code)
 		}
 	}
 }

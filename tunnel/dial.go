@@ -93,9 +93,18 @@ func (d *Dialer) Dial(ctx context.Context, endpoint string) (*Session, error) {
 	// As the user wrote it: a v0.9.0 server tells cases apart.
 	c, answer, err := d.dialWebSocket(ctx, UpstreamPath+url.PathEscape(endpoint), extra)
 	if err != nil {
-		return nil, fmt.Errorf("dial tunnel: %w", err)
+		return nil, fmt.Errorf("dial tunnel: %w", wrongPort(err))
 	}
 	return startSession(c, false, readPeer(answer, offered), d.Options), nil
+}
+
+// wrongPort adds a hint to the answers that another port of a node gives: they
+// would say that the request names no endpoint, or that there is nothing.
+func wrongPort(err error) error {
+	if errors.Is(err, fault.MissingEndpoint) || errors.Is(err, fault.NotFound) || errors.Is(err, fault.NoUpstream) {
+		return fmt.Errorf("%w (is this the upstream port of a server? It is 8001 unless set otherwise)", err)
+	}
+	return err
 }
 
 // readPeer reads what a node says of itself; a v0.9.0 node says nothing. A

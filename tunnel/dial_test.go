@@ -390,3 +390,15 @@ func TestCloseIsBoundedOverTLS(t *testing.T) {
 		t.Error("the write went on")
 	}
 }
+
+// TestDialToAnotherPort: who mistakes a port of a node for another is told.
+func TestDialToAnotherPort(t *testing.T) {
+	for _, code := range []fault.Code{fault.MissingEndpoint, fault.NotFound, fault.NoUpstream} {
+		srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { fault.Write(w, r, code) }))
+		_, err := (&Dialer{URL: srv.URL}).Dial(t.Context(), "e")
+		srv.Close()
+		if !errors.Is(err, code) || !strings.Contains(err.Error(), "upstream port of a server?") {
+			t.Errorf("%s: %v", code, err)
+		}
+	}
+}

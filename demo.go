@@ -29,8 +29,14 @@ const demoConnectTimeout = 10 * time.Second
 // maxDemoNodes is what fits on a machine and a screen.
 const maxDemoNodes = 9
 
-// demoCmd is `piko demo`.
+// demoCmd is `piko demo`: without a further command it shows everything.
 type demoCmd struct {
+	Show    demoShowCmd    `cmd:"" hidden:"" default:"withargs" help:"Show the whole thing in this process: a cluster, agents and a service, requests through them, and restarts under load."`
+	Service demoServiceCmd `cmd:"" help:"Run a small HTTP service, to have something to put behind an agent."`
+}
+
+// demoShowCmd shows everything in this process.
+type demoShowCmd struct {
 	Nodes   int  `flagonly:"" default:"3" help:"How many nodes the cluster has, 1 to 9. With more than one, each is restarted under load."`
 	Exit    bool `flagonly:"" help:"Stop after the requests, with status 0 if all of them worked."`
 	Verbose bool `short:"v" flagonly:"" help:"Show what nodes and agents log."`
@@ -39,7 +45,7 @@ type demoCmd struct {
 // Run starts a cluster, agents and a service in this process, sends requests
 // through them, restarts the nodes meanwhile and, without --exit, leaves all of
 // it running until a signal.
-func (c *demoCmd) Run(p *process) (err error) {
+func (c *demoShowCmd) Run(p *process) (err error) {
 	if c.Nodes < 1 || c.Nodes > maxDemoNodes {
 		return &usageError{err: fmt.Errorf("--nodes: %d; use 1 to %d", c.Nodes, maxDemoNodes), try: "piko demo --help"}
 	}

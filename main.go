@@ -42,7 +42,7 @@ type cli struct {
 	Server     serverCmd     `cmd:"" help:"Run a server node, or ask a running one for its status."`
 	Agent      agentCmd      `cmd:"" help:"Make local services reachable through a server."`
 	Forward    forwardCmd    `cmd:"" help:"Give TCP endpoints local ports."`
-	Demo       demoCmd       `cmd:"" help:"Show the whole thing in this process: a cluster, agents and a service, requests through them, and restarts under load."`
+	Demo       demoCmd       `cmd:"" help:"Show the whole thing in this process, or run a service to try it with."`
 	Bench      benchCmd      `cmd:"" help:"Measure a server."`
 	Config     configCmd     `cmd:"" help:"Work with configuration files."`
 	Completion completionCmd `cmd:"" help:"Print a completion script for a shell."`

@@ -18,7 +18,6 @@ import (
 	"runtime"
 	"strings"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
 
@@ -262,12 +261,10 @@ func runPathChild(system string) {
 		address = serveH2C(h2cProxy(origin))
 	}
 	control := serveLocal(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		var ru syscall.Rusage
-		syscall.Getrusage(syscall.RUSAGE_SELF, &ru)
 		var ms runtime.MemStats
 		runtime.ReadMemStats(&ms)
 		reads, writes := systemCalls()
-		json.NewEncoder(w).Encode(pathUsage{time.Duration(ru.Utime.Nano() + ru.Stime.Nano()), ms.Mallocs, reads, writes})
+		json.NewEncoder(w).Encode(pathUsage{cpuTime(), ms.Mallocs, reads, writes})
 	}))
 	if dir := os.Getenv("PIKO_BENCH_PROFILES"); dir != "" {
 		defer profileChild(dir, system)()

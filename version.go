@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"io"
 	"runtime/debug"
@@ -8,6 +9,11 @@ import (
 
 	"github.com/alecthomas/kong"
 )
+
+// What the release program (deploy/release) says of the build, by the linker's -X:
+// it builds without a repository, so that the same source gives the same bytes
+// everywhere. Empty in any other build.
+var releaseVersion, releaseCommit string
 
 // versionCmd is `piko version`.
 type versionCmd struct{}
@@ -30,20 +36,30 @@ func (versionFlag) BeforeReset(ctx *kong.Context) error {
 }
 
 func printVersion(w io.Writer) error {
-	info, ok := debug.ReadBuildInfo()
-	if !ok {
-		info = &debug.BuildInfo{}
-	}
-	_, err := fmt.Fprintln(w, "piko "+versionOf(info))
+	_, err := fmt.Fprintln(w, "piko "+versionOf(buildInfo()))
 	return err
 }
 
 // version is the short one, for logs.
-func version() string {
-	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {
-		return info.Main.Version
+func version() string { return cmp.Or(buildInfo().Main.Version, "(devel)") }
+
+// buildInfo is what the build knows of itself, or what its release says.
+func buildInfo() *debug.BuildInfo {
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		info = &debug.BuildInfo{}
 	}
-	return "(devel)"
+	return released(info, releaseVersion, releaseCommit)
+}
+
+// released is info with the version and commit of a release, if it is one.
+func released(info *debug.BuildInfo, version, commit string) *debug.BuildInfo {
+	if version == "" {
+		return info
+	}
+	info.Main.Version = version
+	info.Settings = append(info.Settings, debug.BuildSetting{Key: "vcs.revision", Value: commit})
+	return info
 }
 
 // versionOf is what the build knows of itself: module version, commit and
@@ -53,10 +69,7 @@ func versionOf(info *debug.BuildInfo) string {
 	for _, s := range info.Settings {
 		setting[s.Key] = s.Value
 	}
-	version := info.Main.Version
-	if version == "" {
-		version = "(devel)"
-	}
+	version := cmp.Or(info.Main.Version, "(devel)")
 	var notes []string
 	if commit := setting["vcs.revision"]; commit != "" {
 		note := "commit " + commit[:min(12, len(commit))]

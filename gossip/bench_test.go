@@ -10,7 +10,6 @@ import (
 	"runtime"
 	"slices"
 	"strconv"
-	"syscall"
 	"testing"
 	"time"
 
@@ -156,12 +155,6 @@ func BenchmarkClusterChanges(b *testing.B) {
 		b.ReportMetric(float64(benchBytes.Load()-bytes)/took/nodes/1000, "KB/s/node")
 		b.ReportMetric(100*(cpuTime()-cpu).Seconds()/took/nodes, "%core/node")
 	}
-}
-
-func cpuTime() time.Duration {
-	var u syscall.Rusage
-	syscall.Getrusage(syscall.RUSAGE_SELF, &u)
-	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
 // BenchmarkReachable measures from the registration of an endpoint until all of

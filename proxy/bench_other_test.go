@@ -1,0 +1,8 @@
+//go:build !unix
+
+package proxy
+
+import "time"
+
+// cpuTime: here nobody knows.
+func cpuTime() time.Duration { return 0 }

@@ -73,3 +73,21 @@ func FuzzRequestHead(f *testing.F) {
 		}
 	})
 }
+
+func TestNoTrailer(t *testing.T) {
+	for _, name := range []string{
+		"Content-Length", "Content-Encoding", "Content-Type", "Content-Range", "Host", "Expect", "Max-Forwards",
+		"Authorization", "Cookie", "Set-Cookie", "Cache-Control", "Forwarded", "X-Real-Ip", "X-Request-Id",
+		"Transfer-Encoding", "Connection", "Te", "Trailer", "Upgrade", "Proxy-Authorization",
+		"X-Piko-Endpoint", "X-Forwarded-For", "X_piko_endpoint", "X_forwarded_for", "Content_length", "", "a b",
+	} {
+		if !noTrailer(name) {
+			t.Errorf("%q may be a trailer", name)
+		}
+	}
+	for _, name := range []string{"Grpc-Status", "Server-Timing", "Digest", "X-Checksum", "X-Pikolo"} {
+		if noTrailer(name) {
+			t.Errorf("%q may not be a trailer", name)
+		}
+	}
+}

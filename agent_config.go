@@ -125,12 +125,12 @@ type httpClientConfig struct {
 
 // listenerConfig is one entry of the file's listeners.
 type listenerConfig struct {
-	EndpointID string `name:"endpoint-id"`
-	Addr       string
-	Protocol   string `default:"http" enum:"http,tcp"`
+	EndpointID string `name:"endpoint-id" help:"The endpoint to listen on: 1 to 253 letters, digits and . _ ~ : @ -"`
+	Addr       string `help:"The service: a port of this machine, host:port, or a URL."`
+	Protocol   string `default:"http" enum:"http,tcp" help:"What the service speaks: http, which is gRPC too, or tcp."`
 	listenerOptions
-	ProxyProtocol string          `default:"off" enum:"off,v1,v2"` // tcp only
-	TLS           clientTLSConfig `embed:"" prefix:"tls."`         // http only
+	ProxyProtocol string          `default:"off" enum:"off,v1,v2" help:"With protocol tcp, tell the service the client's address by a header of the PROXY protocol, which it must expect."`
+	TLS           clientTLSConfig `embed:"" prefix:"tls."` // http only
 }
 
 // files are those that the configuration names and that are taken over when they

@@ -35,8 +35,8 @@ type forwardConnectConfig struct {
 
 // portConfig is one entry of the file's ports.
 type portConfig struct {
-	Addr       string
-	EndpointID string `name:"endpoint-id"`
+	Addr       string `help:"Where to listen: a port, which is one of localhost, or host:port."`
+	EndpointID string `name:"endpoint-id" help:"The endpoint, on which an agent listens for TCP."`
 }
 
 // files are those that the configuration names and that are taken over when they

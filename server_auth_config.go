@@ -189,15 +189,15 @@ type tenantsConfig struct {
 
 // upstreamTenant is an entry of the file's upstream.tenants.
 type upstreamTenant struct {
-	ID   string     `name:"id"`
+	ID   string     `name:"id" help:"Name of the tenant, as agents give it by --connect.tenant-id."`
 	Auth authConfig `embed:"" prefix:"auth."`
 }
 
 // proxyTenant is an entry of the file's proxy.tenants.
 type proxyTenant struct {
-	ID      string     `name:"id"`
+	ID      string     `name:"id" help:"Name of the tenant."`
 	Auth    authConfig `embed:"" prefix:"auth."`
-	Domains []domain   `list:""`
+	Domains []domain   `list:"" help:"Domains whose direct subdomains are endpoints of this tenant."`
 }
 
 // check makes the ID canonical; errors begin with the key.

@@ -9,7 +9,6 @@ import (
 	"piko/agent"
 	"piko/certs"
 	"piko/client"
-	"piko/listen"
 	"piko/tunnel"
 )
 
@@ -225,14 +224,13 @@ func (a *agentCmd) run(p *process) error {
 		running.Go(func() { cancel(inspector.run(ctx)) })
 	}
 	if a.Server.Enabled {
-		serverLog := subsystem(root, "server")
-		metrics, err := openPort("--server.bind-addr", a.Server.BindAddr, newHTTPServer(agentHandler(registry, ag, p), serverLog),
-			listen.Options{Port: "server", Descriptors: listen.NewDescriptors(), UseReserve: true, Logger: serverLog, Registerer: registry})
+		own, err := openOwnPort(a.Server.BindAddr, agentHandler(registry, ag, p), registry, subsystem(root, "server"))
 		if err != nil {
 			return err
 		}
-		running.Go(func() { cancel(metrics.serveUntil(ctx)) })
-		serverLog.Info("serving metrics", "addr", metrics.ln.Addr().String())
+		serving, stop := context.WithCancel(context.WithoutCancel(p.ctx)) // what a stop waits for and cuts can be seen, too
+		defer stop()
+		running.Go(func() { cancel(own.serveUntil(serving)) })
 	}
 	p.takeover.Store(new(takeover(live.take)))
 	log.Info("agent started", "version", version(), "url", a.Connect.URL.redacted(),

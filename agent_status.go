@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"log/slog"
 	"net/http"
 	"time"
 
@@ -10,6 +11,7 @@ import (
 	"piko/admin"
 	"piko/agent"
 	"piko/fault"
+	"piko/listen"
 )
 
 // listenerStatus is a listener in the answer of an agent's /status.
@@ -41,6 +43,12 @@ func agentHandler(g prometheus.Gatherer, ag *agent.Agent, p *process) http.Handl
 		w.Header().Set("Cache-Control", "no-store")
 		_ = json.NewEncoder(w).Encode(map[string]any{"version": version(), "listeners": listenerStatuses(ag.Status())})
 	})
+	return ownHandler(g, p, status)
+}
+
+// ownHandler is the own port of an agent or a forwarder: metrics, what is in
+// status for whoever asks, and reloads for this machine.
+func ownHandler(g prometheus.Gatherer, p *process, status *http.ServeMux) http.Handler {
 	if p.reload != nil {
 		status.Handle("/status/reload", admin.ReloadHandler(p.reload))
 	}
@@ -68,4 +76,14 @@ func listenerStatuses(list []agent.Status) []listenerStatus {
 		}
 	}
 	return out
+}
+
+// openOwnPort opens the port of --server.bind-addr.
+func openOwnPort(addr bindAddr, h http.Handler, reg prometheus.Registerer, log *slog.Logger) (*port, error) {
+	own, err := openPort("--server.bind-addr", addr, newHTTPServer(h, log),
+		listen.Options{Port: "server", Descriptors: listen.NewDescriptors(), UseReserve: true, Logger: log, Registerer: reg})
+	if err == nil {
+		log.Info("serving metrics", "addr", own.ln.Addr().String())
+	}
+	return own, err
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"sync"
 
 	"piko/certs"
@@ -128,11 +129,30 @@ func (f *forwardCmd) run(p *process) error {
 	raiseHeap(p.getenv)
 
 	dialer.Logger = subsystem(root, "client")
+	registry := newRegistry()
+	cfg.Registerer = registry
 	fw, err := forward.New(cfg, dialer, subsystem(root, "forwarder"))
 	if err != nil {
 		return err
 	}
-	if err := fw.Listen(p.ctx); err != nil {
+	expiry := certs.NewExpiry(log)
+	expiry.AddClient("connect", tls)
+	registry.MustRegister(append(p.collectors, expiry)...)
+	ctx, cancel := context.WithCancelCause(p.ctx)
+	var running sync.WaitGroup
+	defer running.Wait()
+	defer cancel(nil)
+	running.Go(func() { _ = expiry.Run(ctx) })
+	if f.Server.Enabled {
+		own, err := openOwnPort(f.Server.BindAddr, ownHandler(registry, p, http.NewServeMux()), registry, subsystem(root, "server"))
+		if err != nil {
+			return err
+		}
+		serving, stop := context.WithCancel(context.WithoutCancel(p.ctx)) // what a stop waits for can be seen, too
+		defer stop()
+		running.Go(func() { cancel(own.serveUntil(serving)) })
+	}
+	if err := fw.Listen(ctx); err != nil {
 		return fmt.Errorf("%w%s", err, listenRemedy(err))
 	}
 	for i, addrs := range fw.Addrs() {
@@ -140,18 +160,15 @@ func (f *forwardCmd) run(p *process) error {
 			subsystem(root, "forwarder").Info("listening", "addr", addr.String(), "endpoint", cfg.Ports[i].Endpoint)
 		}
 	}
-	expiry := certs.NewExpiry(log)
-	expiry.AddClient("connect", tls)
-	ctx, cancel := context.WithCancel(p.ctx)
-	var running sync.WaitGroup
-	defer running.Wait()
-	defer cancel()
-	running.Go(func() { _ = expiry.Run(ctx) })
 	p.takeover.Store(new(connectTakeover(tls, f.Connect.TLS, func(next *cli) clientTLSConfig { return next.Forward.Connect.TLS })))
 	log.Info("forward started", "version", version(), "url", f.Connect.URL.redacted(), "ports", len(cfg.Ports))
-	defer newNotifier(p.getenv, log).follow(p.ctx, nil, fmt.Sprintf("%d ports", len(cfg.Ports)), f.GracePeriod)()
+	defer newNotifier(p.getenv, log).follow(ctx, nil, fmt.Sprintf("%d ports", len(cfg.Ports)), f.GracePeriod)()
 
-	if err := fw.Run(p.ctx); err != nil {
+	err = fw.Run(ctx)
+	if err == nil && p.ctx.Err() == nil {
+		err = context.Cause(ctx) // the metrics port failed
+	}
+	if err != nil {
 		return err
 	}
 	log.Info("forward stopped", "reason", context.Cause(p.ctx).Error())

@@ -14,6 +14,7 @@ import (
 // forwardConfig is what `piko forward` can be told, by flags or file.
 type forwardConfig struct {
 	Connect forwardConnectConfig `embed:"" prefix:"connect." group:"Server to connect to"`
+	Server  forwardServerConfig  `embed:"" prefix:"server." group:"Metrics"`
 	Log     logConfig            `embed:"" prefix:"log." group:"Log"`
 	Config  configFlags          `embed:"" prefix:"config."`
 
@@ -31,6 +32,12 @@ type forwardConnectConfig struct {
 	Timeout  time.Duration   `default:"30s" help:"How long connecting to the endpoint may take, all attempts together. Then the local connection is reset."`
 	ProxyURL forwardProxyURL `name:"proxy-url" help:"Proxy to connect through: http, https or socks5. When not given, HTTPS_PROXY, HTTP_PROXY and NO_PROXY of the environment hold."`
 	TLS      clientTLSConfig `embed:"" prefix:"tls."`
+}
+
+// forwardServerConfig is the server.* section.
+type forwardServerConfig struct {
+	Enabled  bool     `default:"false" help:"Serve the forwarder's own metrics at /metrics, and, for this machine only, POST /status/reload."`
+	BindAddr bindAddr `default:":5001" help:"Address to serve them on."`
 }
 
 // portConfig is one entry of the file's ports.

@@ -103,6 +103,7 @@ func (p *process) loggerTo(w io.Writer, cfg logConfig) *slog.Logger {
 	out := accesslog.NewWriter(w)
 	log := newLogger(out, cfg, &p.level)
 	p.logs.Store(&processLog{log, out})
+	p.collectors = append(p.collectors, newLogMetrics(out.Dropped))
 	takeStandardLog(log)
 	return log
 }

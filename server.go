@@ -127,6 +127,7 @@ type server struct {
 	challenges *port   // of ACME over plain HTTP; nil: none
 	guards     *guards // who may use the ports
 	registry   *prometheus.Registry
+	state      *nodeMetrics
 	files      *listen.Descriptors
 	ready      chan struct{} // closed when the node serves
 
@@ -162,7 +163,9 @@ func newServer(cfg serverConfig, log *slog.Logger) (*server, error) {
 		return nil, err
 	}
 	s.expiry = s.watchExpiry(s.log)
-	registry.MustRegister(s.expiry)
+	registry.MustRegister(s.expiry, s.traffic.Collector(cfg.Admin.EndpointMetrics))
+	s.state = newNodeMetrics(s)
+	registry.MustRegister(s.state, s.events)
 	secrets, err := cfg.Cluster.secrets()
 	if err != nil {
 		return nil, err

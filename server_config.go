@@ -127,7 +127,12 @@ type adminConfig struct {
 	TLS           adminTLSConfig `embed:"" prefix:"tls."`
 	Auth          authConfig     `embed:"" prefix:"auth." group:"Tokens of operators"`
 	connsConfig
+
+	EndpointMetrics int `default:"100" placeholder:"N" help:"Endpoints that have series of their own in /metrics: the first N that have requests, until they had none for 15 minutes. All others are one series."`
 }
+
+// maxEndpointMetrics bounds what one scrape costs: 15 series for each endpoint.
+const maxEndpointMetrics = 10_000
 
 // adminTLSConfig is the admin.tls.* section.
 type adminTLSConfig struct {
@@ -212,6 +217,9 @@ func (c *serverConfig) check() error {
 		errs = append(errs, fmt.Errorf("--shutdown-delay: %v leaves nothing of the grace period of %v; use less, or a longer --grace-period", c.ShutdownDelay, c.GracePeriod))
 	}
 	errs = append(errs, c.Proxy.connsConfig.check("--proxy."), c.Upstream.connsConfig.check("--upstream."), c.Admin.connsConfig.check("--admin."))
+	if n := c.Admin.EndpointMetrics; n < 0 || n > maxEndpointMetrics {
+		errs = append(errs, fmt.Errorf("--admin.endpoint-metrics: %d endpoints; use 0 to %d: each is 15 series that every scrape carries", n, maxEndpointMetrics))
+	}
 	errs = append(errs, c.Proxy.TLS.section(nil).check("--proxy.tls."), c.Proxy.TLS.ACME.check(&c.Proxy), c.Upstream.TLS.check("--upstream.tls."), c.Admin.TLS.check("--admin.tls."), c.Admin.TLS.Client.check("--admin.tls.client."), c.Proxy.Limits.check(), c.Upstream.Limits.check(), c.Cluster.check(), c.Events.check(), c.Upstream.Rebalance.check(), c.checkAuth(), c.Proxy.checkTenants(), c.Proxy.AccessLog.check("--proxy.access-log.", "-"))
 	if err := errors.Join(errs...); err != nil {
 		return &usageError{err: err}

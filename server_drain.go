@@ -83,6 +83,7 @@ func (s *server) drain(base context.Context, cut context.CancelCauseFunc, reason
 	requests += s.hops.inFlight.count()
 	if requests > 0 {
 		s.log.Warn("requests cut at the end of the grace period", "count", requests)
+		s.state.cutRequests.Store(int64(requests))
 	}
 
 	// Nobody needs those any more that cannot be asked to move. Streams end a

@@ -3,6 +3,7 @@ package agent
 import (
 	"cmp"
 	"context"
+	"errors"
 	"log/slog"
 	"net/url"
 	"strings"
@@ -23,6 +24,7 @@ func (l *listener) dialer(template *client.Client) func(context.Context) (tunnel
 	next := c.OnState
 	c.OnState = func(s client.State) {
 		l.connection(s.Connected, s.Err == nil)
+		l.unintended(s)
 		l.tunnelCount(s.Tunnels)
 		if next != nil {
 			next(s)
@@ -50,6 +52,19 @@ func (l *listener) connection(up, opened bool) {
 	}
 	if opened {
 		l.metrics.connects.Inc()
+	}
+}
+
+// unintended counts what should not happen to the tunnels. An error that goes
+// with fewer of them is of one that was lost, any other of an attempt; one that
+// names a node led to where the listener has a tunnel, as searches go.
+func (l *listener) unintended(s client.State) {
+	switch {
+	case s.Err == nil, errors.Is(s.Err, client.ErrLeft), s.Phase == client.PhaseClosed:
+	case int64(s.Tunnels) < l.tunnels.Load():
+		l.metrics.lost.Inc()
+	case s.NodeID == "":
+		l.metrics.failures.Inc()
 	}
 }
 

@@ -23,6 +23,8 @@ type metrics struct {
 	connected *prometheus.GaugeVec     // endpoint
 	tunnels   *prometheus.GaugeVec     // endpoint
 	connects  *prometheus.CounterVec   // endpoint
+	failures  *prometheus.CounterVec   // endpoint
+	lost      *prometheus.CounterVec   // endpoint
 	cut       *prometheus.CounterVec   // endpoint
 	tcp       *tcpMetrics
 	health    *checksMetrics
@@ -51,6 +53,10 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 			Name: "piko_agent_listener_tunnels", Help: "Tunnels of listeners that are open, each to another node; not those that are being left."}, byEndpoint),
 		connects: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "piko_agent_listener_connects_total", Help: "Tunnels that listeners have opened to nodes, the first ones included."}, byEndpoint),
+		failures: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "piko_agent_listener_connect_failures_total", Help: "Attempts of listeners to open a tunnel that failed; not those that led to a node where the listener has one."}, byEndpoint),
+		lost: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "piko_agent_listener_tunnels_lost_total", Help: "Tunnels of listeners that ended without having been left."}, byEndpoint),
 		cut: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "piko_agent_requests_cut_total", Help: "Requests, upgraded and TCP connections that were cut when the grace period was over."}, byEndpoint),
 		tcp: newTCPMetrics(), health: newChecksMetrics(),
@@ -58,7 +64,7 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 	if reg == nil {
 		return m, nil
 	}
-	collectors := []prometheus.Collector{m.inFlight, m.requests, m.latency, m.bytesIn, m.bytesOut, m.connected, m.tunnels, m.connects, m.cut}
+	collectors := []prometheus.Collector{m.inFlight, m.requests, m.latency, m.bytesIn, m.bytesOut, m.connected, m.tunnels, m.connects, m.failures, m.lost, m.cut}
 	for _, c := range slices.Concat(collectors, m.tcp.collectors(), m.health.collectors()) {
 		if err := reg.Register(c); err != nil {
 			return nil, fmt.Errorf("register metrics: %w", err)
@@ -80,6 +86,8 @@ type listenerMetrics struct {
 	connected prometheus.Gauge
 	tunnels   prometheus.Gauge
 	connects  prometheus.Counter
+	failures  prometheus.Counter
+	lost      prometheus.Counter
 	cut       prometheus.Counter
 	tcp       *tcpListenerMetrics // nil for HTTP
 
@@ -112,6 +120,8 @@ func (m *metrics) listener(endpoint string) *listenerMetrics {
 		connected: m.connected.WithLabelValues(endpoint),
 		tunnels:   m.tunnels.WithLabelValues(endpoint),
 		connects:  m.connects.WithLabelValues(endpoint),
+		failures:  m.failures.WithLabelValues(endpoint),
+		lost:      m.lost.WithLabelValues(endpoint),
 		cut:       m.cut.WithLabelValues(endpoint),
 	}
 }

@@ -214,6 +214,9 @@ func TestServerThatCutsTheTunnelIsConnectedToAgain(t *testing.T) {
 		if v := testutil.ToFloat64(a.listeners[0].metrics.tunnels); v != 1 {
 			return fmt.Errorf("metric counts %v tunnels, want 1", v)
 		}
+		if v := testutil.ToFloat64(a.listeners[0].metrics.lost); v != 1 {
+			return fmt.Errorf("metric counts %v lost tunnels, want 1", v)
+		}
 		return nil
 	})
 	for _, want := range []string{"node-1", "my-endpoint", n.server.URL} {

@@ -39,6 +39,8 @@ const (
 	UpstreamDisconnected = "upstream-disconnected"
 )
 
+var types = []string{EndpointUp, EndpointDown, NodeUp, NodeDown, NodeDraining, UpstreamConnected, UpstreamDisconnected}
+
 // logSize is how many events a Log keeps.
 const logSize = 1024
 
@@ -53,11 +55,13 @@ type Log struct {
 	ring   [logSize]Event
 	last   uint64        // number of the newest event; 0: there is none
 	change chan struct{} // closed with the next event
+	count  map[string]uint64
+	lost   uint64 // by readers
 }
 
 // NewLog returns a log without events.
 func NewLog() *Log {
-	return &Log{epoch: strings.ToLower(rand.Text()[:8]), change: make(chan struct{})}
+	return &Log{epoch: strings.ToLower(rand.Text()[:8]), change: make(chan struct{}), count: make(map[string]uint64, len(types))}
 }
 
 // Publish adds an event. It does not block.
@@ -66,6 +70,7 @@ func (l *Log) Publish(e Event) {
 	defer l.mu.Unlock()
 	l.last++
 	l.ring[l.last%logSize] = e
+	l.count[e.Type]++
 	close(l.change)
 	l.change = make(chan struct{})
 }
@@ -116,6 +121,7 @@ func (r *Reader) Next() (e Event, id string, more <-chan struct{}, ok bool) {
 	defer l.mu.Unlock()
 	if oldest := max(l.last, logSize) - logSize + 1; r.next < oldest { // who is slow loses the oldest
 		r.lost += oldest - r.next
+		l.lost += oldest - r.next
 		r.next = oldest
 	}
 	if r.next > l.last {

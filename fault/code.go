@@ -7,7 +7,11 @@
 // of ours, so that every package can name a fault.
 package fault
 
-import "net/http"
+import (
+	"maps"
+	"net/http"
+	"slices"
+)
 
 // Code names one kind of failure, in the words that machines compare: it is
 // the "code" of the JSON body and the value of x-piko-error. A Code is an error
@@ -114,6 +118,9 @@ var kinds = map[Code]kind{
 	// For gRPC not UNAVAILABLE, which its clients try again.
 	LoopDetected: {http.StatusLoopDetected, "request loop detected", grpcFailedPrecond},
 }
+
+// Codes returns all codes, in order.
+func Codes() []Code { return slices.Sorted(maps.Keys(kinds)) }
 
 // kind of a code that is not in the table (the zero Code, or one that a newer
 // server sent) is that of Internal.

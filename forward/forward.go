@@ -22,6 +22,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
 )
 
 // Defaults of Config.
@@ -54,6 +56,9 @@ type Config struct {
 	// GracePeriod is how long connections may take to end when Run is told to
 	// stop; what is left then is reset. 0 means 1 minute, negative cuts at once.
 	GracePeriod time.Duration
+
+	// Registerer gets the metrics; nil is none.
+	Registerer prometheus.Registerer
 
 	// MaxConnections bounds the connections of all ports together. Beyond it
 	// the next ones wait in the kernel until one has ended. 0 means 8192.
@@ -98,8 +103,12 @@ func New(cfg Config, dialer Dialer, log *slog.Logger) (*Forwarder, error) {
 		grace:          max(cmp.Or(cfg.GracePeriod, defaultGracePeriod), 0),
 		slots:          make(chan struct{}, cmp.Or(cfg.MaxConnections, defaultMaxConnections)),
 	}
+	m, err := newMetrics(cfg.Registerer)
+	if err != nil {
+		return nil, err
+	}
 	for _, pc := range cfg.Ports {
-		p, err := newPort(f, pc)
+		p, err := newPort(f, pc, m)
 		if err != nil {
 			return nil, fmt.Errorf("port %q: %w", pc.Addr, err)
 		}

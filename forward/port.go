@@ -33,6 +33,7 @@ type port struct {
 	number   string
 	endpoint string
 	log      *slog.Logger
+	metrics  *portMetrics
 
 	// Static once listen has returned.
 	lns []net.Listener
@@ -42,7 +43,7 @@ type port struct {
 }
 
 // newPort checks pc.
-func newPort(f *Forwarder, pc Port) (*port, error) {
+func newPort(f *Forwarder, pc Port, m *metrics) (*port, error) {
 	if pc.Endpoint == "" {
 		return nil, errors.New("missing endpoint")
 	}
@@ -52,7 +53,8 @@ func newPort(f *Forwarder, pc Port) (*port, error) {
 	}
 	return &port{
 		f: f, host: host, number: number, endpoint: pc.Endpoint,
-		log: f.log.With("port", net.JoinHostPort(host, number), "endpoint", pc.Endpoint),
+		log:     f.log.With("port", net.JoinHostPort(host, number), "endpoint", pc.Endpoint),
+		metrics: m.port(pc.Endpoint),
 	}, nil
 }
 
@@ -175,12 +177,16 @@ func passes(err error) bool {
 // has failed, or ctx ends.
 func (p *port) serve(ctx context.Context, local net.Conn) {
 	began := time.Now()
+	p.metrics.open.Inc()
+	defer p.metrics.open.Dec()
 	remote, err := p.dial(ctx, local)
 	if err != nil {
+		p.metrics.failed.Inc()
 		reset(local)
 		p.failed(ctx, local, err)
 		return
 	}
+	p.metrics.connect.Observe(time.Since(began).Seconds())
 	if p.down.Load() && p.down.CompareAndSwap(true, false) {
 		p.log.Info("endpoint reachable again")
 	}
@@ -189,6 +195,7 @@ func (p *port) serve(ctx context.Context, local net.Conn) {
 		p.log.Debug("connection opened", "client", local.RemoteAddr().String(), "dial", time.Since(began))
 	}
 	in, out, err := relay.Splice(ctx, local, remote)
+	p.metrics.done(in, out, err)
 	if !debug {
 		return
 	}

@@ -23,6 +23,7 @@ type metrics struct {
 	ejections prometheus.Counter
 	lapsed    prometheus.Counter
 	tenants   *tenantMetrics
+	errors    *errorMetrics
 	*hopMetrics
 
 	// byStatus caches children, since finding one by its labels costs more than counting: by method, then by status.
@@ -76,7 +77,7 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 			Name: "piko_proxy_ejections_total", Help: "Times that an upstream, or another node for one endpoint, was avoided for a while since it had failed."}),
 		lapsed: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "piko_proxy_token_expiries_total", Help: "Requests and connections that were ended because the client's token expired while they were under way."}),
-		tenants: newTenantMetrics(),
+		tenants: newTenantMetrics(), errors: newErrorMetrics(),
 	}
 	var hops []prometheus.Collector
 	m.hopMetrics, hops = newHopMetrics()
@@ -85,7 +86,7 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 	if reg == nil {
 		return m, nil
 	}
-	for _, c := range append(hops, m.inFlight, m.requests, m.latency, m.bytesIn, m.bytesOut, retries, m.exhausted, m.ejections, m.lapsed, m.tenants.requests) {
+	for _, c := range append(hops, m.inFlight, m.requests, m.latency, m.bytesIn, m.bytesOut, retries, m.exhausted, m.ejections, m.lapsed, m.tenants.requests, m.errors.vec) {
 		if err := reg.Register(c); err != nil {
 			return nil, fmt.Errorf("register metrics: %w", err)
 		}

@@ -160,6 +160,10 @@ func TestMetrics(t *testing.T) {
 	for testutil.CollectAndCount(reg, "piko_proxy_retries_total") == 0 || !strings.Contains(text(t, reg), `piko_proxy_retries_total{kind="free"} 1`) {
 		w.do("POST", "/", nil, "X-Piko-Endpoint", "f")
 	}
+	w.do("GET", "/", nil, "X-Piko-Endpoint", "nobody")
+	w.do("GET", "/", nil, "X-Piko-Endpoint", "no/name")
+	w.serve("g", func(w http.ResponseWriter, r *http.Request) { w.WriteHeader(503) })
+	w.do("GET", "/", nil, "X-Piko-Endpoint", "g")
 	got := text(t, reg)
 	for _, want := range []string{
 		`piko_proxy_requests_in_flight 0`,
@@ -170,6 +174,10 @@ func TestMetrics(t *testing.T) {
 		`piko_proxy_request_size_bytes_bucket{le="1024"}`,
 		`piko_proxy_response_size_bytes_sum`,
 		`piko_proxy_retries_total{kind="budget"} 0`,
+		`piko_proxy_errors_total{code="no-upstream"} 1`,
+		`piko_proxy_errors_total{code="invalid-endpoint"} 1`,
+		`piko_proxy_errors_total{code="service"} 2`,
+		`piko_proxy_errors_total{code="other"} 0`,
 	} {
 		if !strings.Contains(got, want) {
 			t.Errorf("no %s in\n%s", want, got)

@@ -62,6 +62,7 @@ func (x *exchange) end() {
 	d := time.Since(x.start)
 	f.metrics.observe(x.r.Method, x.status, d, x.body.Bytes(), x.bytesOut, x.upgraded)
 	f.metrics.tenants.observe(x.bearer.Tenant, x.status)
+	x.countError()
 	x.endTraffic(d)
 	if errors.Is(x.err, errLapsed) || errors.Is(x.err, errRevoked) {
 		f.metrics.lapsed.Inc()

@@ -208,6 +208,13 @@ func (p *Pool) CloseIdle() {
 	closeAll(p.takeAll())
 }
 
+// Conns returns how many connections carry an exchange now and how many are kept for the next.
+func (p *Pool) Conns() (busy, idle int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.busy, len(p.idle)
+}
+
 // Close closes the idle connections, now and for good: exchanges under way go on to their end, new ones fail with
 // ErrPoolClosed. It waits for nothing.
 func (p *Pool) Close() {

@@ -15,6 +15,8 @@ type detail struct {
 	points  [Points]point
 	next    int // place of the next point
 	n       int // points there are
+
+	exported exported
 }
 
 type point struct {
@@ -67,6 +69,7 @@ func (d *detail) sample(requests, errors uint64) {
 	d.latency.addTo(&now)
 	diff := now.since(&d.samples[0])
 	p50, p99 := diff.quantiles()
+	d.exported.add(&diff)
 	d.samples[1], d.samples[0] = d.samples[0], now
 	d.points[d.next] = point{uint32(requests), uint32(errors), float32(p50), float32(p99)}
 	d.next = (d.next + 1) % Points

@@ -31,6 +31,7 @@ func (t *Traffic) Sample(now time.Time) {
 		}
 	}
 	t.handOver(idlers, eager)
+	t.showMore(now)
 }
 
 // sample says whether the endpoint was active since the last sample.
@@ -68,6 +69,7 @@ func (t *Traffic) handOver(idlers, eager []*Endpoint) {
 func (t *Traffic) forget(e *Endpoint) {
 	t.replace(maphash.String(t.seed, e.name), func(m map[string]*Endpoint) { delete(m, e.name) })
 	t.tracked--
+	t.hide(e)
 	if e.detail.Swap(nil) != nil {
 		t.details--
 	}

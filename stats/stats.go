@@ -55,6 +55,7 @@ type Traffic struct {
 	details int
 	sampled [2]time.Time // the last samples, newest first
 	totals  [2]totals    // then
+	showing showing      // in the metrics
 }
 
 // stripe is a part of the node's counters, so that not all processors write to one.
@@ -84,6 +85,8 @@ type Endpoint struct {
 	// Guarded by Traffic.mu.
 	samples [2]sample // the last ones, newest first
 	active  time.Time // when it was seen to be, in a sample
+	shown   bool      // it has series in the metrics
+	base    sample    // what it had counted when it got them
 }
 
 type sample struct{ ended, failed uint64 }
@@ -194,6 +197,7 @@ func (t *Traffic) add(hash uint64, endpoint string) *Endpoint {
 		e.detail.Store(new(detail))
 	}
 	t.tracked++
+	t.show(e)
 	t.replace(hash, func(m map[string]*Endpoint) { m[e.name] = e })
 	return e
 }

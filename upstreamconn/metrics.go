@@ -15,10 +15,11 @@ type metrics struct {
 	disconnects *prometheus.CounterVec
 	shed        prometheus.Counter
 	refused     *prometheus.CounterVec
+	streams     prometheus.Counter
 }
 
 // newMetrics registers nothing if reg is nil.
-func newMetrics(reg prometheus.Registerer, table *router.Table) *metrics {
+func newMetrics(reg prometheus.Registerer, table *router.Table, list func() []*upstream) *metrics {
 	m := &metrics{
 		requests: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "piko_upstreams_upstream_requests_total",
@@ -36,11 +37,18 @@ func newMetrics(reg prometheus.Registerer, table *router.Table) *metrics {
 			Name: "piko_upstreams_refused_total",
 			Help: "Number of tunnels that were refused, by the error's code.",
 		}, []string{"code"}),
+		streams: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "piko_upstreams_streams_opened_total",
+			Help: "Number of streams opened in tunnels; requests beyond that were sent on streams that had carried others.",
+		}),
+	}
+	for _, reason := range disconnectLabels {
+		m.disconnects.WithLabelValues(reason)
 	}
 	if reg == nil {
 		return m
 	}
-	reg.MustRegister(m.requests, m.disconnects, m.shed, m.refused,
+	reg.MustRegister(m.requests, m.disconnects, m.shed, m.refused, m.streams, newTunnelCollector(list),
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 			Name: "piko_upstreams_connected_upstreams",
 			Help: "Number of upstreams connected to this node.",
@@ -52,6 +60,9 @@ func newMetrics(reg prometheus.Registerer, table *router.Table) *metrics {
 	)
 	return m
 }
+
+// disconnectLabels are all values that disconnectLabel has.
+var disconnectLabels = []string{"closed_by_us", "closed_by_peer", "dead", "protocol_error", "network"}
 
 // disconnectLabel is the label value for why a tunnel ended.
 func disconnectLabel(err error) string {

@@ -106,7 +106,7 @@ func (s *Server) init() {
 			s.log = slog.New(slog.DiscardHandler)
 		}
 		s.wheel = tunnel.NewWheel()
-		s.metrics = newMetrics(s.Registerer, s.Table)
+		s.metrics = newMetrics(s.Registerer, s.Table, s.registry.all)
 		s.numbers.init()
 		s.sources = auth.NewSources(0)
 		s.expiries.init()

@@ -206,6 +206,7 @@ func (u *upstream) dial(ctx context.Context) (net.Conn, error) {
 	if err != nil {
 		return nil, u.notOpened(ctx, err)
 	}
+	u.server.metrics.streams.Inc()
 	return st, nil
 }
 

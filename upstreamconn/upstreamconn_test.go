@@ -156,6 +156,9 @@ func TestUpstreamIsGoneWithItsTunnel(t *testing.T) {
 	wantMetric(t, reg, "piko_upstreams_registered_endpoints", 1)
 	do(n.waitFor(t, "endpoint", 2)[0].Upstream(), http.MethodGet, "")
 	wantMetric(t, reg, "piko_upstreams_upstream_requests_total", 1)
+	wantMetric(t, reg, "piko_upstreams_streams_opened_total", 1)
+	wantMetric(t, reg, "piko_upstreams_streams", 1)
+	wantMetric(t, reg, "piko_upstreams_tunnels", 2)
 
 	a.Close()
 	n.waitFor(t, "endpoint", 1)

@@ -8,6 +8,12 @@ import (
 	"sync/atomic"
 )
 
+// growthRoom is how much garbage there may be, beyond what is in use, while what is in use grows
+// from one collection to the next by an eighth and more. Thousands of tunnels that come at once make
+// it grow tenfold within seconds: for each eighth the collector would look at all that has come so
+// far, and have who serves requests help it. At most it is three times what is in use.
+const growthRoom = 128 << 20
+
 // heapFloor is how large the heap may grow, with garbage, whatever is in use of it. The
 // runtime collects garbage when the heap is twice of what is in use: on a node with a few
 // hundred tunnels that is every 5 MB, or some twenty times a second under load, each time
@@ -25,7 +31,7 @@ func raiseHeap(getenv func(string) (string, bool)) *gcTuner {
 	if limit := debug.SetMemoryLimit(-1); limit < math.MaxInt64 {
 		floor = min(floor, uint64(limit/8))
 	}
-	t := &gcTuner{floor: floor}
+	t := &gcTuner{floor: floor, growth: growthRoom * floor / heapFloor}
 	t.percent.Store(100)
 	t.tune()
 	t.arm()
@@ -35,7 +41,9 @@ func raiseHeap(getenv func(string) (string, bool)) *gcTuner {
 // gcTuner sets GOGC anew after each cycle of the collector.
 type gcTuner struct {
 	floor   uint64 // bytes; static
+	growth  uint64 // growthRoom, or less with little memory; static
 	percent atomic.Int64
+	live    uint64 // in use when tune was last called; owned by tune
 }
 
 // arm has tune called when the collector has next run: it finds an object that nobody uses.
@@ -52,7 +60,12 @@ func (t *gcTuner) arm() {
 func (t *gcTuner) tune() {
 	s := [3]metrics.Sample{{Name: "/gc/heap/live:bytes"}, {Name: "/gc/scan/stack:bytes"}, {Name: "/gc/scan/globals:bytes"}}
 	metrics.Read(s[:])
-	was, percent := t.percent.Load(), gcPercent(t.floor, s[0].Value.Uint64(), s[1].Value.Uint64()+s[2].Value.Uint64())
+	live, roots := s[0].Value.Uint64(), s[1].Value.Uint64()+s[2].Value.Uint64()
+	was, percent := t.percent.Load(), gcPercent(t.floor, live, roots)
+	if t.live > 0 && live > t.live+t.live/8 {
+		percent = max(percent, growthPercent(t.growth, live, roots))
+	}
+	t.live = live
 	if percent > was+was/8 || percent < was-was/8 || percent == 100 && was != 100 {
 		t.percent.Store(percent)
 		debug.SetGCPercent(int(percent))
@@ -68,4 +81,10 @@ func gcPercent(floor, live, roots uint64) int64 {
 		return 100
 	}
 	return int64(min(max((floor-live)*100/max(live+roots, 1), 100), most))
+}
+
+// growthPercent is the GOGC with which there may be room for garbage beside what is in use, which
+// is at most three times as much.
+func growthPercent(room, live, roots uint64) int64 {
+	return int64(min(max(room*100/max(live+roots, 1), 100), 300))
 }

@@ -83,8 +83,13 @@ func (s *server) upstreamPortOptions(log *slog.Logger) listen.Options {
 	cfg := &s.cfg.Upstream
 	opt := s.portOptions("upstream", &cfg.connsConfig, s.upstreamTLS, log)
 	opt.ProxyProtocolFrom = plainPrefixes(cfg.ProxyProtocolFrom)
+	opt.Busy = s.busy
 	return opt
 }
+
+// busy says whether requests are in flight: thousands of tunnels that come at
+// once must not keep them from their turns.
+func (s *server) busy() bool { return s.gate.inFlight.count() > 0 || s.hops.inFlight.count() > 0 }
 
 // adminPortOptions has the admin port answer when no descriptors are left for
 // others.

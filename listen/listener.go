@@ -97,6 +97,11 @@ type Options struct {
 	// without TLS. What it returns has the method NetConn if it is not the same.
 	Wrap func(net.Conn) net.Conn
 
+	// Busy, unless nil, says whether the process has other work, which must not
+	// wait for new connections: while it has, they are taken at a pace that
+	// leaves room for it. It is called for each connection.
+	Busy func() bool
+
 	// Descriptors is shared by the listeners of a process; nil does without.
 	Descriptors *Descriptors
 	// UseReserve is for the port that must answer when all others wait for
@@ -126,6 +131,8 @@ type Listener struct {
 
 	pending atomic.Int64 // accepted and let in, and not yet known to be who called Accept's
 	err     error        // set before over is closed
+
+	pace pace // owned by who calls next
 
 	// Owned by who calls Accept.
 	handed bool // the last connection that was returned is still pending
@@ -247,6 +254,9 @@ func (l *Listener) Close() error {
 func (l *Listener) next() (*Conn, error) {
 	pause := time.Duration(0)
 	for {
+		if l.opt.Busy != nil {
+			l.pace.next(l.opt.Busy())
+		}
 		nc, err := l.ln.Accept()
 		if err != nil {
 			if !l.rest(err, &pause) {

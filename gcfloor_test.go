@@ -47,3 +47,23 @@ func TestHeapIsRaised(t *testing.T) {
 		runtime.GC() // each is a chance for the cleanup
 	}
 }
+
+func TestGrowthPercent(t *testing.T) {
+	t.Parallel()
+	const mib = 1 << 20
+	for _, tt := range []struct {
+		live, roots uint64
+		want        int64
+	}{
+		{1 * mib, 0, 300},
+		{32 * mib, 0, 300},
+		{32 * mib, 32 * mib, 200},
+		{64 * mib, 0, 200},
+		{128 * mib, 0, 100},
+		{1000 * mib, 0, 100},
+	} {
+		if got := growthPercent(growthRoom, tt.live, tt.roots); got != tt.want {
+			t.Errorf("%d MiB in use and %d MiB of roots: %d %%, want %d", tt.live/mib, tt.roots/mib, got, tt.want)
+		}
+	}
+}

@@ -179,6 +179,9 @@ func (c *agentConfig) build() (agentParts, error) {
 	if err := c.Inspect.check(parts.agent.Listeners); err != nil {
 		return agentParts{}, &usageError{err: err}
 	}
+	if err := c.Tracing.check(); err != nil {
+		return agentParts{}, &usageError{err: err}
+	}
 	return parts, nil
 }
 
@@ -207,19 +210,29 @@ func (a *agentCmd) run(p *process) error {
 	if err != nil {
 		return err
 	}
+	var tracingTLS *certs.Client
+	if parts.agent.Tracer, tracingTLS, err = a.Tracing.tracer("piko-agent", "", root, registry); err != nil {
+		return err
+	}
 	access := screen.watch(p, &parts, inspector)
 	ag, err := agent.New(parts.agent, &parts.client, subsystem(root, "proxy.http"), registry, access)
 	if err != nil {
 		return err
 	}
-	live := newRunningAgent(ag, &a.agentConfig, &parts)
+	live := newRunningAgent(ag, &a.agentConfig, &parts, tracingTLS)
 	expiry := live.expiry(parts.tls, log)
+	expiry.AddClient("tracing", tracingTLS)
 	registry.MustRegister(append(p.collectors, expiry)...)
 	ctx, cancel := context.WithCancelCause(p.ctx)
 	var running sync.WaitGroup
 	defer running.Wait()
 	defer cancel(nil)
 	running.Go(func() { _ = expiry.Run(ctx) })
+	if t := parts.agent.Tracer; t != nil {
+		tracing, over := context.WithCancel(context.WithoutCancel(ctx)) // until the last request has ended
+		defer over()
+		running.Go(func() { t.Run(tracing) })
+	}
 	if inspector != nil {
 		running.Go(func() { cancel(inspector.run(ctx)) })
 	}

@@ -18,6 +18,7 @@ type agentConfig struct {
 	Connect connectConfig     `embed:"" prefix:"connect." group:"Server to connect to"`
 	Server  agentServerConfig `embed:"" prefix:"server." group:"Metrics"`
 	Inspect inspectConfig     `embed:"" group:"Inspector"`
+	Tracing tracingConfig     `embed:"" prefix:"tracing." group:"Tracing"`
 
 	Terminal uiConfig    `embed:"" group:"Terminal"`
 	Log      logConfig   `embed:"" prefix:"log." group:"Log"`
@@ -136,7 +137,7 @@ type listenerConfig struct {
 // files are those that the configuration names and that are taken over when they
 // change.
 func (c *agentConfig) files() []string {
-	files := c.Connect.TLS.files()
+	files := append(c.Connect.TLS.files(), c.Tracing.TLS.files()...)
 	for _, l := range c.Listeners {
 		files = append(files, l.TLS.files()...)
 	}

@@ -19,6 +19,7 @@ type runningAgent struct {
 	// Static after construction.
 	agent   *agent.Agent
 	connect takeover // of the TLS of connections to the server
+	tracing takeover // of the TLS of connections to the collector of spans
 
 	listeners atomic.Pointer[[]loadedListener] // those that are in force
 
@@ -53,10 +54,11 @@ func loadListeners(list []listenerConfig) ([]loadedListener, error) {
 }
 
 // newRunningAgent is for an agent that was made from parts.
-func newRunningAgent(ag *agent.Agent, cfg *agentConfig, parts *agentParts) *runningAgent {
+func newRunningAgent(ag *agent.Agent, cfg *agentConfig, parts *agentParts, tracing *certs.Client) *runningAgent {
 	r := &runningAgent{
 		agent: ag, lastID: len(parts.listeners),
-		connect: connectTakeover(parts.tls, cfg.Connect.TLS, func(next *cli) clientTLSConfig { return next.Agent.Connect.TLS }),
+		connect: connectTakeover(parts.tls, cfg.Connect.TLS, "connect.tls", func(next *cli) clientTLSConfig { return next.Agent.Connect.TLS }),
+		tracing: connectTakeover(tracing, cfg.Tracing.TLS, "tracing.tls", func(next *cli) clientTLSConfig { return next.Agent.Tracing.TLS }),
 	}
 	r.listeners.Store(&parts.listeners)
 	return r
@@ -70,6 +72,11 @@ func (r *runningAgent) take(next *cli) (func(), []string, error) {
 		return nil, nil, err
 	}
 	commits := []func(){commit}
+	commit, changed, err := r.tracing(next)
+	if err != nil {
+		return nil, nil, err
+	}
+	commits, applied = append(commits, commit), append(applied, changed...)
 	old, list := slices.Clone(*r.listeners.Load()), []loadedListener{}
 	for i, cfg := range next.Agent.Listeners {
 		name := fmt.Sprintf("listeners[%d].tls", i)
@@ -146,12 +153,13 @@ func (r *runningAgent) expiry(connect *certs.Client, log *slog.Logger) *certs.Ex
 	return e
 }
 
-// connectTakeover takes over the TLS of connections to the server: running,
-// which was read as cfg. section finds it in a new configuration.
-func connectTakeover(running *certs.Client, cfg clientTLSConfig, section func(*cli) clientTLSConfig) takeover {
+// connectTakeover takes over the TLS of connections to the server, or to another:
+// running, which was read as cfg. section finds it in a new configuration, where it
+// is called name.
+func connectTakeover(running *certs.Client, cfg clientTLSConfig, name string, section func(*cli) clientTLSConfig) takeover {
 	return func(next *cli) (func(), []string, error) {
 		to := section(next)
-		commit, applied, err := cfg.prepare(running, to, "connect.tls")
+		commit, applied, err := cfg.prepare(running, to, name)
 		if err != nil || commit == nil {
 			return nil, nil, err
 		}

@@ -37,7 +37,7 @@ func TestTakeoverOfAnAgent(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := newRunningAgent(ag, &cfg, &parts)
+	r := newRunningAgent(ag, &cfg, &parts, nil)
 	trusts := func(ca *certstest.CA) []bool {
 		server, local := parts.client.GetTLS(), (*r.listeners.Load())[1].service.Config()
 		return []bool{server.RootCAs.Equal(ca.Pool()), local.RootCAs.Equal(ca.Pool())}

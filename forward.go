@@ -160,7 +160,7 @@ func (f *forwardCmd) run(p *process) error {
 			subsystem(root, "forwarder").Info("listening", "addr", addr.String(), "endpoint", cfg.Ports[i].Endpoint)
 		}
 	}
-	p.takeover.Store(new(connectTakeover(tls, f.Connect.TLS, func(next *cli) clientTLSConfig { return next.Forward.Connect.TLS })))
+	p.takeover.Store(new(connectTakeover(tls, f.Connect.TLS, "connect.tls", func(next *cli) clientTLSConfig { return next.Forward.Connect.TLS })))
 	log.Info("forward started", "version", version(), "url", f.Connect.URL.redacted(), "ports", len(cfg.Ports))
 	defer newNotifier(p.getenv, log).follow(ctx, nil, fmt.Sprintf("%d ports", len(cfg.Ports)), f.GracePeriod)()
 

@@ -47,7 +47,7 @@ func watch(t *testing.T, args ...string) *watched {
 	if w.loaded, err = w.files.load("--connect.tls."); err != nil {
 		t.Fatal(err)
 	}
-	w.p.takeover.Store(new(connectTakeover(w.loaded, w.files, func(next *cli) clientTLSConfig { return next.Agent.Connect.TLS })))
+	w.p.takeover.Store(new(connectTakeover(w.loaded, w.files, "connect.tls", func(next *cli) clientTLSConfig { return next.Agent.Connect.TLS })))
 	done, ended := make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(ended)

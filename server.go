@@ -25,6 +25,7 @@ import (
 	"piko/proxy"
 	"piko/router"
 	"piko/stats"
+	"piko/tracing"
 	"piko/tunnel"
 	"piko/upstreamconn"
 )
@@ -114,6 +115,7 @@ type server struct {
 	events    *events.Log
 	tracker   *events.Tracker
 	webhook   *events.Webhook // nil: none
+	tracer    *tracing.Tracer // nil: none
 	started   time.Time
 	budget    *tunnel.Budget
 	uploads   *tunnel.Budget // of uploads over HTTP/2 that do not move: half as much as budget; it only counts
@@ -177,6 +179,10 @@ func newServer(cfg serverConfig, log *slog.Logger) (*server, error) {
 	if s.webhook, err = s.newWebhook(log, registry); err != nil {
 		return nil, err
 	}
+	if s.tracer, s.tracingTLS, err = cfg.Tracing.tracer("piko-server", s.id, log, registry); err != nil {
+		return nil, err
+	}
+	s.expiry.AddClient("tracing", s.tracingTLS)
 	if err := s.newLimits(log, registry); err != nil {
 		return nil, err
 	}
@@ -249,6 +255,7 @@ func (s *server) proxyOptions(log *slog.Logger, registry prometheus.Registerer) 
 		Internal:     s.peers,
 		Limits:       s.limits,
 		Traffic:      s.traffic,
+		Tracer:       s.tracer,
 		Buffers:      s.budget,
 		Held:         s.uploads,
 		Auth:         s.guards.proxy,
@@ -325,6 +332,9 @@ func (s *server) Run(ctx context.Context) error {
 	if s.webhook != nil {
 		reader := s.events.Follow()
 		running.Go(func() { s.webhook.Run(base, reader) })
+	}
+	if s.tracer != nil {
+		running.Go(func() { s.tracer.Run(base) })
 	}
 	running.Go(func() { s.tellResets(base) })
 	for _, p := range []*port{s.proxy, s.upstream, s.admin} {

@@ -22,6 +22,7 @@ type nodeTLS struct {
 	adminClientTLS                  *certs.Client // for questions that are passed on to other nodes
 	clusterTLS                      clusterCerts  // for other nodes' connections
 	acme                            *certs.ACME   // behind proxyTLS
+	tracingTLS                      *certs.Client // for the collector of spans; set with the tracer
 }
 
 // loadTLS reads the files of certificates and keys. exists is for ACME.
@@ -89,5 +90,10 @@ func (s *server) prepareAdminTLS(next *serverConfig) (p reloadPart, err error) {
 
 func (s *server) prepareAdminClientTLS(next *serverConfig) (p reloadPart, err error) {
 	p.commit, p.applied, err = s.was().Admin.TLS.Client.prepare(s.adminClientTLS, next.Admin.TLS.Client, "admin.tls.client")
+	return p, err
+}
+
+func (s *server) prepareTracingTLS(next *serverConfig) (p reloadPart, err error) {
+	p.commit, p.applied, err = s.was().Tracing.TLS.prepare(s.tracingTLS, next.Tracing.TLS, "tracing.tls")
 	return p, err
 }

@@ -32,6 +32,8 @@ func (s *server) newPeers(log *slog.Logger, registry prometheus.Registerer, secu
 	hops, err := proxy.NewPeer(proxy.PeerOptions{
 		Lookup:     s.table.Lookup,
 		Buffers:    s.budget,
+		NodeID:     s.id,
+		Tracer:     s.tracer,
 		Logger:     subsystem(log, "proxy"),
 		Registerer: registry,
 	})

@@ -24,6 +24,7 @@ type serverConfig struct {
 	Cluster  clusterConfig  `embed:"" prefix:"cluster." group:"Cluster"`
 	Events   eventsConfig   `embed:"" prefix:"events." group:"Events"`
 	Tenants  tenantsConfig  `embed:"" prefix:"tenants." group:"Tenants"`
+	Tracing  tracingConfig  `embed:"" prefix:"tracing." group:"Tracing"`
 	Log      logConfig      `embed:"" prefix:"log." group:"Log"`
 
 	GracePeriod   time.Duration `default:"1m" group:"Shutdown" help:"How long a shutdown may take: requests in flight and open streams that have not ended by then are cut, and counted in the log. Includes shutdown-delay."`
@@ -220,7 +221,7 @@ func (c *serverConfig) check() error {
 	if n := c.Admin.EndpointMetrics; n < 0 || n > maxEndpointMetrics {
 		errs = append(errs, fmt.Errorf("--admin.endpoint-metrics: %d endpoints; use 0 to %d: each is 15 series that every scrape carries", n, maxEndpointMetrics))
 	}
-	errs = append(errs, c.Proxy.TLS.section(nil).check("--proxy.tls."), c.Proxy.TLS.ACME.check(&c.Proxy), c.Upstream.TLS.check("--upstream.tls."), c.Admin.TLS.check("--admin.tls."), c.Admin.TLS.Client.check("--admin.tls.client."), c.Proxy.Limits.check(), c.Upstream.Limits.check(), c.Cluster.check(), c.Events.check(), c.Upstream.Rebalance.check(), c.checkAuth(), c.Proxy.checkTenants(), c.Proxy.AccessLog.check("--proxy.access-log.", "-"))
+	errs = append(errs, c.Proxy.TLS.section(nil).check("--proxy.tls."), c.Proxy.TLS.ACME.check(&c.Proxy), c.Upstream.TLS.check("--upstream.tls."), c.Admin.TLS.check("--admin.tls."), c.Admin.TLS.Client.check("--admin.tls.client."), c.Proxy.Limits.check(), c.Upstream.Limits.check(), c.Cluster.check(), c.Events.check(), c.Tracing.check(), c.Upstream.Rebalance.check(), c.checkAuth(), c.Proxy.checkTenants(), c.Proxy.AccessLog.check("--proxy.access-log.", "-"))
 	if err := errors.Join(errs...); err != nil {
 		return &usageError{err: err}
 	}

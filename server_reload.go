@@ -11,7 +11,7 @@ import (
 // files are those that a node's configuration names and that are taken over
 // when they change.
 func (c *serverConfig) files() []string {
-	return slices.Concat(c.Proxy.TLS.files(), c.Upstream.TLS.files(), c.Admin.TLS.serverTLSConfig.files(), c.Admin.TLS.Client.files(), c.Cluster.TLS.files(), c.authFiles())
+	return slices.Concat(c.Proxy.TLS.files(), c.Upstream.TLS.files(), c.Admin.TLS.serverTLSConfig.files(), c.Admin.TLS.Client.files(), c.Cluster.TLS.files(), c.Tracing.TLS.files(), c.authFiles())
 }
 
 // reloadPart is a part of a new configuration that was checked and loaded, and
@@ -34,6 +34,7 @@ func (s *server) prepare(next serverConfig) (commit func(), applied []string, er
 		s.prepareAdminTLS,
 		s.prepareAdminClientTLS,
 		s.prepareClusterTLS,
+		s.prepareTracingTLS,
 		s.prepareAuth,
 		s.prepareRouting,
 		s.prepareLists,

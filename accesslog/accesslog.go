@@ -86,6 +86,7 @@ type Record struct {
 	Duration            time.Duration
 	Retries             int
 	RequestID           string
+	TraceID             string // of the span, where there is one
 
 	RequestHeader, ResponseHeader http.Header
 	// RequestFields and ResponseFields are the same for who has no maps of them; they are read where the header is nil. Their

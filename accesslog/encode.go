@@ -129,6 +129,7 @@ func (e *encoder) json(l *Logger, r *Record) {
 		e.raw(`,"hop":true`)
 	}
 	e.optional("request_id", r.RequestID)
+	e.optional("trace_id", r.TraceID)
 	if r.Retries > 0 {
 		e.num("retries", int64(r.Retries))
 	}

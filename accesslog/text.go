@@ -36,6 +36,7 @@ func (e *encoder) text(l *Logger, r *Record) {
 		e.raw(" hop=true")
 	}
 	e.pair("request_id", r.RequestID)
+	e.pair("trace_id", r.TraceID)
 	if r.Retries > 0 {
 		e.count("retries", int64(r.Retries))
 	}

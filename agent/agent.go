@@ -28,6 +28,7 @@ import (
 
 	"piko/accesslog"
 	"piko/client"
+	"piko/tracing"
 )
 
 const defaultGracePeriod = time.Minute
@@ -57,6 +58,9 @@ type Config struct {
 	// told to stop; what is left then is cut. 0 means 1 minute, negative cuts
 	// at once.
 	GracePeriod time.Duration
+
+	// Tracer makes spans of the requests to HTTP listeners; nil makes none.
+	Tracer *tracing.Tracer
 
 	// Wrap, if not nil, is asked once for each HTTP listener for what serves its
 	// requests in place of next, which forwards them to the service; service is

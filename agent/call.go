@@ -60,6 +60,14 @@ func (c *call) ended() error {
 	return cause
 }
 
+// Watch implements relay.Watcher.
+func (c *call) Watch(a relay.Aborter) {
+	c.Call.Watch(a)
+	if t := c.x.trace; t != nil {
+		t.opened()
+	}
+}
+
 // WroteRequest implements relay.Watcher.
 func (c *call) WroteRequest(error) {}
 

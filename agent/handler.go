@@ -31,6 +31,9 @@ func (l *listener) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	l.metrics.inFlight.Inc()
 	l.active.Add(1)
 	defer x.finish() // also when a panic aborts the answer
+	if l.tracer != nil {
+		x.trace = &trace{span: l.tracer.Serve(r, x.start)}
+	}
 	x.body = relay.TakeBody(w, r, relay.BodyOptions{Keep: keepBody})
 	defer x.body.Finish()
 	x.call.begin(x)
@@ -41,6 +44,9 @@ func (l *listener) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Connection", "close")
 	}
 	res, err := x.roundTrip()
+	if x.trace != nil && err == nil {
+		x.trace.answered(res)
+	}
 	switch {
 	case err != nil:
 		x.fail(err)
@@ -69,6 +75,8 @@ type exchange struct {
 	took     time.Duration
 	retries  int
 	err      error
+
+	trace *trace // nil: tracing is off
 }
 
 // roundTrip sends the request to the service. It is sent again, over another
@@ -129,6 +137,9 @@ func (x *exchange) request() (*http.Request, error) {
 	out.RequestURI = ""
 	out.Close = false // the node's wish is for its own connection
 	out.Header = relay.OutHeader(x.in.Header, nil)
+	if x.trace != nil {
+		x.trace.send(x, out.Header)
+	}
 	return out, nil
 }
 
@@ -153,6 +164,9 @@ func (x *exchange) upgrade(res *http.Response) {
 	x.l.answered()
 	delete(res.Header, fault.HeaderError)
 	x.status, x.upgraded = res.StatusCode, true
+	if x.trace != nil {
+		x.endTrace() // the handshake is over; the connection may live for days
+	}
 	// The server forgets the connection when it is taken over; run must not.
 	x.l.upgrades.Add(1) // until finish
 	x.l.upgraded.Add(1)
@@ -214,6 +228,9 @@ func (x *exchange) finish() {
 		}
 	}
 	x.received += x.body.Bytes()
+	if x.trace != nil {
+		x.endTrace()
+	}
 	m := x.l.metrics
 	m.inFlight.Dec()
 	if x.upgraded {
@@ -241,6 +258,9 @@ func (x *exchange) log(kind accesslog.Kind) {
 	}
 	if x.err != nil {
 		rec.Err = x.err.Error()
+	}
+	if x.trace != nil {
+		rec.TraceID = x.trace.span.TraceID()
 	}
 	x.l.access.Log(&rec)
 }

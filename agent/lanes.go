@@ -44,7 +44,7 @@ func newLanes(l *listener, base context.Context) *lanes {
 
 // slow reports whether no request of the listener can be a lane's.
 func (l *listener) slow() bool {
-	return l.wrapped || l.service.speaks == UpstreamHTTP2
+	return l.wrapped || l.tracer != nil || l.service.speaks == UpstreamHTTP2
 }
 
 // Serve implements front. It adds to the listener's connections by itself, so

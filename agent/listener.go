@@ -15,6 +15,7 @@ import (
 
 	"piko/accesslog"
 	"piko/relay"
+	"piko/tracing"
 	"piko/tunnel"
 )
 
@@ -51,6 +52,7 @@ type listener struct {
 	log            *slog.Logger
 	metrics        *listenerMetrics
 	access         *accesslog.Logger // nil is off
+	tracer         *tracing.Tracer   // nil is off
 	check          *checker          // of the service's health; nil is none
 	connectTimeout time.Duration
 	listen         func(context.Context) (tunnels, error)
@@ -103,7 +105,7 @@ func newListenerOf(cfg *Config, lc Listener, log *slog.Logger, m *metrics, acces
 	}
 	l := &listener{
 		cfg: lc, service: service, upstream: newUpstream(&lc, service), log: log, metrics: m.listener(endpoint),
-		connectTimeout: cfg.ConnectTimeout,
+		connectTimeout: cfg.ConnectTimeout, tracer: cfg.Tracer,
 	}
 	l.handler = l
 	if l.wrapped = cfg.Wrap != nil; l.wrapped {

@@ -100,6 +100,9 @@ func (x *exchange) request(target router.Target) (out *http.Request, ok bool) {
 		*out = x.template
 	}
 	out.Header = x.headerFor(target)
+	if x.trace != nil {
+		out.Header = x.traceAttempt(target, out.Header)
+	}
 	ok = x.body.Attach(out)
 	if len(out.Trailer) > 0 && out.ContentLength > 0 {
 		out.ContentLength = -1 // HTTP/2 has both length and trailers, HTTP/1.1 one of them
@@ -120,6 +123,9 @@ func (x *exchange) send(target router.Target, out *http.Request) (*http.Response
 		res, err = x.hop(target, out)
 	} else {
 		res, err = target.Upstream(x.endpoint).RoundTrip(out)
+	}
+	if x.trace != nil {
+		x.trace.answered(res, err)
 	}
 	down := err == nil && res.StatusCode == http.StatusBadGateway && agentError(res)
 	if down && x.couldPassOver() {

@@ -98,6 +98,9 @@ func (c *call) Watch(a relay.Aborter) {
 	c.watchSending()
 	c.mu.Unlock()
 	c.Call.Watch(a)
+	if t := c.x.trace; t != nil {
+		t.opened()
+	}
 	if c.hold {
 		// There is a stream to an upstream, so that the body has somewhere to go. To say so here, before anybody reads the
 		// body, keeps net/http from saying it in the sender's goroutine while a 1xx of the service is passed on.

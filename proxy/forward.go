@@ -75,6 +75,8 @@ type exchange struct {
 
 	traffic *stats.Endpoint // nil if the endpoint is not counted
 	counted bool            // beginTraffic was called
+
+	trace *trace // nil: tracing is off, or this is a connection that is carried byte for byte
 }
 
 // forward sends the request to the endpoint's upstreams until one answers, and brings the client the answer.
@@ -154,6 +156,9 @@ func (x *exchange) prepare(target string) {
 		x.prepareHop()
 	} else {
 		x.outHeader = x.f.outHeader(x.r)
+	}
+	if x.trace != nil {
+		x.trace.span.Propagate(x.outHeader)
 	}
 	if x.upgrade == "" && x.outHeader["Upgrade"] != nil { // HTTP/1.0 has no upgrades
 		delete(x.outHeader, "Upgrade")
@@ -237,6 +242,9 @@ func classifyBody(err error) *fault.Error {
 // switchProtocols takes the connection over.
 func (x *exchange) switchProtocols(res *http.Response) {
 	x.upgraded = true
+	if x.trace != nil {
+		x.endTrace() // the handshake is over; the connection may live for days
+	}
 	x.logOpened()
 	x.call.outlive()
 	ctx, end := x.mortal()

@@ -29,6 +29,7 @@ const (
 	headerMiss     = "X-Piko-Miss"     // with 421: nothing of the request reached a service, and why
 	headerLeft     = "X-Piko-Left"     // in a miss: the owner has upstreams that it was not to try
 	headerClient   = "X-Piko-Client"   // for a raw stream: the client's address and port
+	headerTrace    = "X-Piko-Trace"    // "1": the entry node has a span of the request, which traceparent names
 	headerFailed   = "X-Piko-Failed"   // with 502: how the exchange with the service ended
 
 	prefixPiko      = "X-Piko-"

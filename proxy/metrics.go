@@ -94,14 +94,18 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 	return m, nil
 }
 
-// observe counts a request that has ended.
-func (m *metrics) observe(method string, status int, d time.Duration, in, out int64, upgraded bool) {
+// observe counts a request that has ended; trace is that of its span, or "".
+func (m *metrics) observe(method string, status int, d time.Duration, in, out int64, upgraded bool, trace string) {
 	r := m.request(method, status)
 	r.requests.Inc()
 	if upgraded {
 		return
 	}
-	r.latency.Observe(d.Seconds())
+	if e, ok := r.latency.(prometheus.ExemplarObserver); ok && trace != "" {
+		e.ObserveWithExemplar(d.Seconds(), prometheus.Labels{"trace_id": trace})
+	} else {
+		r.latency.Observe(d.Seconds())
+	}
 	m.bytesIn.Observe(float64(in))
 	m.bytesOut.Observe(float64(out))
 }

@@ -15,6 +15,7 @@ import (
 	"piko/relay"
 	"piko/router"
 	"piko/stats"
+	"piko/tracing"
 )
 
 // Defaults of Options.
@@ -87,6 +88,9 @@ type Options struct {
 
 	// Traffic counts requests by endpoint; nil counts none.
 	Traffic *stats.Traffic
+
+	// Tracer makes spans of requests; nil makes none.
+	Tracer *tracing.Tracer
 
 	// Logger gets why requests failed, at debug: the access log says it for everyone. nil discards.
 	Logger *slog.Logger

@@ -11,6 +11,7 @@ import (
 	"piko/fault"
 	"piko/relay"
 	"piko/router"
+	"piko/tracing"
 	"piko/tunnel"
 )
 
@@ -20,6 +21,10 @@ type PeerOptions struct {
 	Lookup func(endpoint string) *router.Route
 	// Buffers is that of Options.
 	Buffers relay.Buffers
+	// NodeID is this node's name in spans.
+	NodeID string
+	// Tracer makes spans of requests that the entry node has one of; nil makes none.
+	Tracer *tracing.Tracer
 	// Logger gets why requests failed, at debug. nil discards.
 	Logger *slog.Logger
 	// Registerer gets the metrics. nil is none.
@@ -43,7 +48,7 @@ type Peer struct {
 
 // NewPeer returns a handler. It fails if there is no Lookup or the metrics are registered already.
 func NewPeer(opt PeerOptions) (*Peer, error) {
-	o := Options{Lookup: opt.Lookup, Buffers: opt.Buffers, Logger: opt.Logger, Timeout: -1, ReadTimeout: -1, WriteTimeout: -1, SendTimeout: -1}
+	o := Options{Lookup: opt.Lookup, Buffers: opt.Buffers, Logger: opt.Logger, NodeID: opt.NodeID, Tracer: opt.Tracer, Timeout: -1, ReadTimeout: -1, WriteTimeout: -1, SendTimeout: -1}
 	if err := o.setDefaults(); err != nil {
 		return nil, err
 	}
@@ -59,6 +64,9 @@ func (p *Peer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	x := &exchange{f: &p.forwarder, peer: p, w: w, r: r}
 	p.metrics.inFlight.Inc()
 	defer x.end()
+	if p.opt.Tracer != nil {
+		x.continueTrace()
+	}
 	var err error
 	if x.endpoint, err = routeOf(r); err != nil {
 		x.failHop(err, false)
@@ -160,6 +168,9 @@ func (x *exchange) endHop() {
 	m := x.peer.metrics
 	m.inFlight.Dec()
 	m.requests[x.hopResult].Inc()
+	if x.trace != nil {
+		x.endTrace()
+	}
 	if x.err != nil {
 		x.f.opt.Logger.Debug("request of another node failed", "endpoint", x.endpoint, "status", x.status, "err", x.err)
 	}

@@ -21,6 +21,9 @@ func (p *Public) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	x := &exchange{f: &p.forwarder, w: w, r: r, start: time.Now()}
 	p.metrics.inFlight.Inc()
 	defer x.end()
+	if p.opt.Tracer != nil {
+		x.beginTrace()
+	}
 	p.budget.request()
 	// HTTP/1.0 knows no Transfer-Encoding, and net/http ignores one there: what it would frame must not be read as a
 	// request. A node that drains wants no more requests on the connection either.
@@ -60,7 +63,12 @@ func (x *exchange) end() {
 	f := x.f
 	f.metrics.inFlight.Dec()
 	d := time.Since(x.start)
-	f.metrics.observe(x.r.Method, x.status, d, x.body.Bytes(), x.bytesOut, x.upgraded)
+	trace := ""
+	if x.trace != nil {
+		trace = x.trace.span.TraceID()
+		x.endTrace()
+	}
+	f.metrics.observe(x.r.Method, x.status, d, x.body.Bytes(), x.bytesOut, x.upgraded, trace)
 	f.metrics.tenants.observe(x.bearer.Tenant, x.status)
 	x.countError()
 	x.endTraffic(d)
@@ -108,6 +116,9 @@ func (x *exchange) record(kind accesslog.Kind, d time.Duration) accesslog.Record
 	}
 	if x.err != nil {
 		rec.Err = x.err.Error()
+	}
+	if x.trace != nil {
+		rec.TraceID = x.trace.span.TraceID()
 	}
 	return rec
 }

@@ -59,12 +59,14 @@ func (x *exchange) failure() *stats.Failure {
 }
 
 // upstreamName names who had the request last; "" is nobody.
-func (x *exchange) upstreamName() string {
+func (x *exchange) upstreamName() string { return targetName(x.target) }
+
+func targetName(t router.Target) string {
 	switch {
-	case x.target.Node != nil:
-		return x.target.Node.ID()
-	case x.target.Local != nil:
-		if s, ok := x.target.Local.Upstream().(fmt.Stringer); ok {
+	case t.Node != nil:
+		return t.Node.ID()
+	case t.Local != nil:
+		if s, ok := t.Local.Upstream().(fmt.Stringer); ok {
 			return s.String()
 		}
 	}

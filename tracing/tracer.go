@@ -78,18 +78,22 @@ func New(opt Options) (*Tracer, error) {
 		return nil, err
 	}
 	q := newQueue(otlptrace.NewUnstarted(c), m, opt.Logger)
-	limits := sdk.NewSpanLimits() // what the environment says would hold otherwise
+	return &Tracer{
+		tracer: provider(q, &opt).Tracer(scope, trace.WithInstrumentationVersion(opt.Version)),
+		ratio:  opt.Ratio, limit: newLimiter(opt.MaxRate, time.Now()), limited: m.limited, queue: q,
+	}, nil
+}
+
+// provider is the SDK, with nothing left to the environment but what it adds to the resource.
+func provider(q *queue, opt *Options) *sdk.TracerProvider {
+	limits := sdk.NewSpanLimits()
 	limits.AttributeValueLengthLimit, limits.AttributeCountLimit = maxValue, maxAttributes
-	p := sdk.NewTracerProvider(
+	return sdk.NewTracerProvider(
 		sdk.WithSampler(sdk.AlwaysSample()), // who asks for a span has decided
 		sdk.WithSpanProcessor(q),
 		sdk.WithRawSpanLimits(limits),
 		sdk.WithResource(opt.resource()),
 	)
-	return &Tracer{
-		tracer: p.Tracer(scope, trace.WithInstrumentationVersion(opt.Version)),
-		ratio:  opt.Ratio, limit: newLimiter(opt.MaxRate, time.Now()), limited: m.limited, queue: q,
-	}, nil
 }
 
 // resource is what all spans have in common. OTEL_RESOURCE_ATTRIBUTES of the environment adds to it.

@@ -15,7 +15,7 @@ func reloadable(command, setting string) bool {
 		return strings.HasPrefix(command, "piko agent") || strings.HasPrefix(command, "piko forward") || strings.HasPrefix(command, "piko server")
 	}
 	if strings.HasPrefix(command, "piko agent") || strings.HasPrefix(command, "piko forward") {
-		return strings.HasPrefix(setting, "connect.tls.")
+		return strings.HasPrefix(setting, "connect.tls.") || strings.HasPrefix(setting, "tracing.tls.")
 	}
 	for _, port := range []string{"proxy.", "upstream.", "admin."} {
 		rest, ok := strings.CutPrefix(setting, port)
@@ -29,7 +29,7 @@ func reloadable(command, setting string) bool {
 			return rest != "limits.buffered-bytes" && rest != "limits.connections" && rest != "limits.connections-per-source"
 		}
 	}
-	return setting == "proxy.domain" || strings.HasPrefix(setting, "cluster.tls.")
+	return setting == "proxy.domain" || strings.HasPrefix(setting, "cluster.tls.") || strings.HasPrefix(setting, "tracing.tls.")
 }
 
 func reloadColumn(command, setting string) string {

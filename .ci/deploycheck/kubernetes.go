@@ -7,8 +7,12 @@ import (
 	"io"
 	"os"
 
+	certmanagerv1 "github.com/cert-manager/cert-manager/pkg/apis/certmanager/v1"
+	monitoringv1 "github.com/prometheus-operator/prometheus-operator/pkg/apis/monitoring/v1"
 	appsv1 "k8s.io/api/apps/v1"
+	autoscalingv2 "k8s.io/api/autoscaling/v2"
 	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	policyv1 "k8s.io/api/policy/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
@@ -16,6 +20,8 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/serializer/json"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/yaml"
+	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
+	gatewayv1alpha2 "sigs.k8s.io/gateway-api/apis/v1alpha2"
 )
 
 // cluster is what the manifests would make.
@@ -23,6 +29,8 @@ type cluster struct {
 	decoder   runtime.Decoder
 	objects   int
 	services  map[string]*corev1.Service
+	files     map[string]map[string]string // what ConfigMaps and Secrets hold: "Secret piko" and key
+	refers    []func() error               // checks what refers to what, once all is there
 	budgets   []*policyv1.PodDisruptionBudget
 	workloads []workload
 }
@@ -37,7 +45,10 @@ type workload struct {
 
 func newCluster() *cluster {
 	scheme := runtime.NewScheme()
-	for _, add := range []func(*runtime.Scheme) error{corev1.AddToScheme, appsv1.AddToScheme, policyv1.AddToScheme} {
+	for _, add := range []func(*runtime.Scheme) error{
+		corev1.AddToScheme, appsv1.AddToScheme, policyv1.AddToScheme, autoscalingv2.AddToScheme, networkingv1.AddToScheme,
+		gatewayv1.Install, gatewayv1alpha2.Install, monitoringv1.AddToScheme, certmanagerv1.AddToScheme,
+	} {
 		if err := add(scheme); err != nil {
 			panic(err) // the types are Kubernetes' own
 		}
@@ -46,6 +57,7 @@ func newCluster() *cluster {
 	return &cluster{
 		decoder:  json.NewSerializerWithOptions(json.DefaultMetaFactory, scheme, scheme, strict),
 		services: map[string]*corev1.Service{},
+		files:    map[string]map[string]string{},
 	}
 }
 
@@ -55,6 +67,11 @@ func (c *cluster) add(file string, ps patches) error {
 	if err != nil {
 		return err
 	}
+	return c.addText(file, text, ps)
+}
+
+// addText decodes the objects of a text; file is its name in errors.
+func (c *cluster) addText(file string, text []byte, ps patches) error {
 	var errs []error
 	documents := yaml.NewYAMLReader(newReader(text))
 	for n := 1; ; n++ {
@@ -110,7 +127,7 @@ func (c *cluster) take(object runtime.Object) error {
 		c.workloads = append(c.workloads, workload{"Deployment " + o.Name, "", o.Spec.Selector, &o.Spec.Template})
 		return checkMeta(o.ObjectMeta)
 	}
-	return fmt.Errorf("%T is not checked here", object)
+	return c.takeOther(object)
 }
 
 func checkMeta(m metav1.ObjectMeta) error {
@@ -152,6 +169,9 @@ func (c *cluster) check() error {
 		if err := c.checkWorkload(w); err != nil {
 			errs = append(errs, fmt.Errorf("%s: %w", w.name, err))
 		}
+	}
+	for _, refer := range c.refers {
+		errs = append(errs, refer())
 	}
 	return errors.Join(errs...)
 }

@@ -2,11 +2,13 @@
 // files in deploy/, without either of them: it decodes the manifests strictly
 // into Kubernetes' own types, checks what those cannot say (names that lead
 // nowhere, selectors that select nothing, times that do not fit together), and
-// loads the compose file with the compose library, schema and all.
+// loads the compose file with the compose library, schema and all. The Helm
+// chart is linted and rendered by Helm's own packages with many values, what
+// comes out is checked in the same way, and piko started with it.
 //
 // It is a module of its own, so that its dependencies are not piko's.
 //
-//	go -C .ci/deploycheck run . ../../deploy
+//	go -C .ci/deploycheck run . ../../deploy /path/to/piko
 package main
 
 import (
@@ -18,16 +20,18 @@ import (
 )
 
 func main() {
-	if len(os.Args) != 2 {
-		fmt.Fprintln(os.Stderr, "usage: deploycheck DIRECTORY")
+	if len(os.Args) != 3 {
+		fmt.Fprintln(os.Stderr, "usage: deploycheck DIRECTORY PIKO")
 		os.Exit(2)
 	}
 	checked, err := check(context.Background(), os.Args[1])
-	if err != nil {
+	chart, chartErr := checkChart(context.Background(), filepath.Join(os.Args[1], "helm", "piko"), os.Args[2])
+	if err = errors.Join(err, chartErr); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
 	fmt.Println(checked)
+	fmt.Println(chart)
 }
 
 // check checks the directory and says what was in it.

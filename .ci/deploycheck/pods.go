@@ -72,7 +72,7 @@ func (c *cluster) checkContainer(pod corev1.PodSpec, container *corev1.Container
 			errs = append(errs, fmt.Errorf("volume %s is not there", m.Name))
 		}
 	}
-	return errors.Join(append(errs, checkVariables(container), checkSecurity(pod, container), c.checkJoin(container), checkTimes(pod, container))...)
+	return errors.Join(append(errs, checkVariables(container), checkSecurity(pod, container), c.checkJoin(pod, container), c.checkTimes(pod, container), c.checkPorts(pod, container))...)
 }
 
 // checkVariables checks that each $(NAME) in the arguments is a variable.
@@ -120,8 +120,8 @@ func flagValue(container *corev1.Container, name string) string {
 
 // checkJoin checks that nodes look for each other where addresses are published
 // before the nodes are ready: they are ready only when they have found each other.
-func (c *cluster) checkJoin(container *corev1.Container) error {
-	name := flagValue(container, "cluster.join")
+func (c *cluster) checkJoin(pod corev1.PodSpec, container *corev1.Container) error {
+	name := c.setting(pod, container, "cluster.join")
 	if name == "" {
 		return nil
 	}
@@ -133,16 +133,16 @@ func (c *cluster) checkJoin(container *corev1.Container) error {
 
 // checkTimes checks that piko is not killed while it stops in good order, and
 // that it does not stop before its readiness has been asked for.
-func checkTimes(pod corev1.PodSpec, container *corev1.Container) error {
+func (c *cluster) checkTimes(pod corev1.PodSpec, container *corev1.Container) error {
 	duration := func(name string) time.Duration {
-		d, _ := time.ParseDuration(flagValue(container, name))
+		d, _ := time.ParseDuration(c.setting(pod, container, name))
 		return d
 	}
 	grace, delay := duration("grace-period"), duration("shutdown-delay")
 	if pod.TerminationGracePeriodSeconds == nil || time.Duration(*pod.TerminationGracePeriodSeconds)*time.Second <= grace+delay {
 		return fmt.Errorf("terminationGracePeriodSeconds is not above --grace-period (%v) and --shutdown-delay (%v)", grace, delay)
 	}
-	if r := container.ReadinessProbe; r != nil {
+	if r := container.ReadinessProbe; r != nil && slices.Contains(container.Args, "server") {
 		if noticed := time.Duration(r.PeriodSeconds*r.FailureThreshold) * time.Second; noticed >= delay || delay < 5*time.Second {
 			return fmt.Errorf("--shutdown-delay (%v) is not above 5 s and the time that readiness needs (%v)", delay, noticed)
 		}

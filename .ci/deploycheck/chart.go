@@ -1,0 +1,125 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"helm.sh/helm/v3/pkg/chart"
+	"helm.sh/helm/v3/pkg/chart/loader"
+	"helm.sh/helm/v3/pkg/chartutil"
+	"helm.sh/helm/v3/pkg/engine"
+	"helm.sh/helm/v3/pkg/lint"
+	"helm.sh/helm/v3/pkg/lint/support"
+	"sigs.k8s.io/yaml"
+)
+
+// kubeVersion is what a cluster says that the chart is rendered for.
+var kubeVersion = chartutil.KubeVersion{Version: "v1.34.0", Major: "1", Minor: "34"}
+
+// checkChart renders the chart with each file of its ci directory and checks
+// what comes out of it, then what the chart must refuse, and which changes of
+// values restart pods. piko is the program that runs with what was rendered.
+func checkChart(ctx context.Context, dir, piko string) (string, error) {
+	loaded, err := loader.Load(dir)
+	if err != nil {
+		return "", err
+	}
+	files, err := filepath.Glob(filepath.Join(dir, "ci", "*.yaml"))
+	if err != nil || len(files) == 0 {
+		return "", fmt.Errorf("find values of %s: %w", dir, errors.Join(err, os.ErrNotExist))
+	}
+	p, err := newProgram(piko)
+	if err != nil {
+		return "", err
+	}
+	defer p.close()
+	var errs []error
+	objects, started := 0, 0
+	for _, file := range files {
+		c, n, err := checkValues(ctx, loaded, dir, file, p)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("%s with %s: %w", dir, filepath.Base(file), err))
+		}
+		objects, started = objects+c.objects, started+n
+	}
+	cases, err := checkCases(loaded)
+	errs = append(errs, err)
+	return fmt.Sprintf("chart %s: %d objects of %d files of values are valid, piko started with %d of their configurations, %d further cases",
+		loaded.Name(), objects, len(files), started, cases), errors.Join(errs...)
+}
+
+// checkValues lints and renders with one file of values.
+func checkValues(ctx context.Context, loaded *chart.Chart, dir, file string, p *program) (c *cluster, started int, err error) {
+	c = newCluster()
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return c, 0, err
+	}
+	values := map[string]any{}
+	if err := yaml.UnmarshalStrict(text, &values); err != nil {
+		return c, 0, err
+	}
+	documents, err := render(loaded, values)
+	if err != nil {
+		return c, 0, err
+	}
+	errs := []error{lintChart(dir, values)}
+	for _, name := range slices.Sorted(maps.Keys(documents)) {
+		errs = append(errs, c.addText(name, []byte(documents[name]), nil))
+	}
+	errs = append(errs, c.check())
+	for _, w := range c.workloads {
+		if err := p.try(ctx, c, w.template.Spec); err != nil {
+			errs = append(errs, fmt.Errorf("%s: %w", w.name, err))
+		}
+	}
+	return c, len(c.workloads), errors.Join(errs...)
+}
+
+// lintChart is `helm lint --strict`.
+func lintChart(dir string, values map[string]any) error {
+	var errs []error
+	for _, m := range lint.AllWithKubeVersion(dir, values, "piko-system", &kubeVersion).Messages {
+		if m.Severity >= support.WarningSev {
+			errs = append(errs, fmt.Errorf("lint: %s: %w", m.Path, m.Err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// render is what `helm template` prints, by file. As helm does it checks the
+// values by the chart's schema first.
+func render(loaded *chart.Chart, values map[string]any) (map[string]string, error) {
+	options := chartutil.ReleaseOptions{Name: "piko", Namespace: "piko-system", Revision: 1, IsInstall: true}
+	capabilities := *chartutil.DefaultCapabilities
+	capabilities.KubeVersion = kubeVersion
+	capabilities.APIVersions = append(slices.Clone(capabilities.APIVersions), "gateway.networking.k8s.io/v1/TLSRoute")
+	all, err := chartutil.ToRenderValues(loaded, values, options, &capabilities)
+	if err != nil {
+		return nil, err
+	}
+	rendered, err := engine.Engine{Strict: true}.Render(loaded, all)
+	if err != nil {
+		return nil, err
+	}
+	notes := ""
+	for name, text := range rendered {
+		if strings.HasSuffix(name, "NOTES.txt") {
+			notes = text
+		}
+		if !strings.HasSuffix(name, ".yaml") || len(bytes.TrimSpace([]byte(text))) == 0 {
+			delete(rendered, name)
+		}
+	}
+	if strings.TrimSpace(notes) == "" || strings.Contains(notes, "<no value>") {
+		return nil, fmt.Errorf("notes: %q", notes)
+	}
+	return rendered, nil
+}

@@ -121,6 +121,9 @@ func (c *cluster) take(object runtime.Object) error {
 		c.budgets = append(c.budgets, o)
 		return checkMeta(o.ObjectMeta)
 	case *appsv1.StatefulSet:
+		for _, claim := range o.Spec.VolumeClaimTemplates { // they are volumes of the pods, by their names
+			o.Spec.Template.Spec.Volumes = append(o.Spec.Template.Spec.Volumes, corev1.Volume{Name: claim.Name})
+		}
 		c.workloads = append(c.workloads, workload{"StatefulSet " + o.Name, o.Spec.ServiceName, o.Spec.Selector, &o.Spec.Template})
 		return checkMeta(o.ObjectMeta)
 	case *appsv1.Deployment:

@@ -28,7 +28,7 @@
 {{- $_ := set $section "key" (append $section.key (printf "%s/tls.key" (include "piko.secretDir" .))) -}}
 {{- end -}}
 {{- with $tls.minVersion -}}{{- $_ := set $section "min_version" (toString .) -}}{{- end -}}
-{{- with $tls.clientCAs -}}
+{{- with get $tls "clientCAs" -}}
 {{- if .existingSecret -}}{{- $_ := set $section "client_cas" (printf "%s/%s" (include "piko.secretDir" .existingSecret) .key) -}}{{- end -}}
 {{- end -}}
 {{- if eq $port "admin" -}}
@@ -50,23 +50,23 @@
 {{- $key := snakecase $kind -}}
 {{- $files := list -}}
 {{- range get $auth (printf "%sFiles" $kind) | default list -}}
-{{- $dir := include "piko.secretDir" (required (printf "auth of %s: %sFiles without existingSecret; name the secret that has %s" $name $kind .) $auth.existingSecret) -}}
+{{- $dir := include "piko.secretDir" (required (printf "auth of %s: %sFiles without existingSecret; name the secret that has %s" $name $kind .) (get $auth "existingSecret")) -}}
 {{- $files = append $files (printf "%s/%s" $dir .) -}}
 {{- end -}}
 {{- with get $auth (printf "%ss" $kind) -}}
 {{- if eq $kind "hmacSecretKey" -}}
-{{- $files = append $files (printf "%s/%s" (include "piko.secretDir" (printf "%s-keys" (include "piko.fullname" $root))) $name) -}}
+{{- $files = append $files (printf "%s/%s" (include "piko.secretDir" (printf "%s-server-keys" (include "piko.fullname" $root))) $name) -}}
 {{- else -}}
 {{- $_ := set $section $key . -}}
 {{- end -}}
 {{- end -}}
 {{- with $files -}}{{- $_ := set $section (printf "%s_file" $key) . -}}{{- end -}}
 {{- end -}}
-{{- with $auth.jwks -}}
-{{- if .endpoint -}}
+{{- with get $auth "jwks" -}}
+{{- if get . "endpoint" -}}
 {{- $jwks := dict "endpoint" .endpoint -}}
-{{- with .cacheTTL -}}{{- $_ := set $jwks "cache_ttl" . -}}{{- end -}}
-{{- with .timeout -}}{{- $_ := set $jwks "timeout" . -}}{{- end -}}
+{{- with get . "cacheTTL" -}}{{- $_ := set $jwks "cache_ttl" . -}}{{- end -}}
+{{- with get . "timeout" -}}{{- $_ := set $jwks "timeout" . -}}{{- end -}}
 {{- $_ := set $section "jwks" $jwks -}}
 {{- end -}}
 {{- end -}}
@@ -87,7 +87,7 @@
 {{- end -}}
 {{- range $port := list "proxy" "upstream" -}}
 {{- range index $.Values.server.tenants $port -}}
-{{- $all = append $all (dict "name" (include "piko.tenantName" (list $port .id)) "auth" (.auth | default dict)) -}}
+{{- $all = append $all (dict "name" (include "piko.tenantName" (list $port .id)) "auth" (get . "auth" | default dict)) -}}
 {{- end -}}
 {{- end -}}
 {{- toYaml (dict "sections" $all) -}}
@@ -100,10 +100,10 @@
 {{- $list := list -}}
 {{- range index $root.Values.server.tenants $port -}}
 {{- $t := dict "id" .id -}}
-{{- with include "piko.auth" (list $root (include "piko.tenantName" (list $port .id)) (.auth | default dict)) | fromYaml -}}
+{{- with include "piko.auth" (list $root (include "piko.tenantName" (list $port .id)) (get . "auth" | default dict)) | fromYaml -}}
 {{- $_ := set $t "auth" . -}}
 {{- end -}}
-{{- with .domains -}}{{- $_ := set $t "domains" . -}}{{- end -}}
+{{- with get . "domains" -}}{{- $_ := set $t "domains" . -}}{{- end -}}
 {{- $list = append $list $t -}}
 {{- end -}}
 {{- toYaml (dict "tenants" $list) -}}
@@ -191,13 +191,13 @@
 {{- $tls := (index $s $port).tls -}}
 {{- if $tls.enabled -}}
 {{- $names = append $names (include "piko.tlsSecret" (list $ $port)) -}}
-{{- range $tls.extraSecrets | default list -}}{{- $names = append $names . -}}{{- end -}}
-{{- with $tls.clientCAs -}}{{- with .existingSecret -}}{{- $names = append $names . -}}{{- end -}}{{- end -}}
+{{- range get $tls "extraSecrets" | default list -}}{{- $names = append $names . -}}{{- end -}}
+{{- with get $tls "clientCAs" -}}{{- with .existingSecret -}}{{- $names = append $names . -}}{{- end -}}{{- end -}}
 {{- end -}}
 {{- end -}}
 {{- range (include "piko.auths" . | fromYaml).sections -}}
-{{- with .auth.existingSecret -}}{{- $names = append $names . -}}{{- end -}}
-{{- if .auth.hmacSecretKeys -}}{{- $names = append $names (printf "%s-keys" (include "piko.fullname" $)) -}}{{- end -}}
+{{- with get .auth "existingSecret" -}}{{- $names = append $names . -}}{{- end -}}
+{{- if get .auth "hmacSecretKeys" -}}{{- $names = append $names (printf "%s-server-keys" (include "piko.fullname" $)) -}}{{- end -}}
 {{- end -}}
 {{- if $s.webhook.url -}}{{- with $s.webhook.existingSecret -}}{{- $names = append $names . -}}{{- end -}}{{- end -}}
 {{- toYaml (dict "secrets" (uniq $names)) -}}

@@ -4,8 +4,9 @@
 {{- $root := index . 0 -}}
 {{- $component := index . 1 -}}
 {{- $v := index . 2 -}}
+# None that says the chart's version: that alone restarts nothing.
 labels:
-  {{- include "piko.labels" (list $root $component $v.podLabels) | nindent 2 }}
+  {{- toYaml (merge (include "piko.selector" (list $root $component) | fromYaml) $v.podLabels $root.Values.commonLabels) | nindent 2 }}
 annotations:
   # Changes with what needs a restart; the rest is taken over while piko runs.
   checksum/config: {{ include (printf "piko.%sRestart" $component) $root | sha256sum }}
@@ -64,7 +65,7 @@ affinity:
       "topologyKey" (ternary "topology.kubernetes.io/zone" "kubernetes.io/hostname" (eq $component "server")))) }}
 topologySpreadConstraints:
   {{- range $spread }}
-  - {{- toYaml (merge (dict) . (dict "labelSelector" (dict "matchLabels" (include "piko.selector" (list $root $component) | fromYaml)))) | nindent 4 }}
+  - {{ toYaml (merge (dict) . (dict "labelSelector" (dict "matchLabels" (include "piko.selector" (list $root $component) | fromYaml)))) | nindent 4 | trim }}
   {{- end }}
 {{- end -}}
 
@@ -72,10 +73,10 @@ topologySpreadConstraints:
 {{- define "piko.terminationSeconds" -}}
 {{- $where := printf "%s.config." (index . 1) -}}
 {{- $v := index . 2 -}}
-{{- $grace := include "piko.seconds" (list (printf "%sgrace_period" $where) ($v.config.grace_period | default "1m")) | int -}}
-{{- $delay := include "piko.seconds" (list (printf "%sshutdown_delay" $where) ($v.config.shutdown_delay | default "0s")) | int -}}
+{{- $grace := include "piko.seconds" (list (printf "%sgrace_period" $where) (get $v.config "grace_period" | default "1m")) | int -}}
+{{- $delay := include "piko.seconds" (list (printf "%sshutdown_delay" $where) (get $v.config "shutdown_delay" | default "0s")) | int -}}
 {{- if and $delay (ge $delay $grace) -}}
-{{- fail (printf "%sshutdown_delay: %v is not below grace_period, of which it is a part; set grace_period above it" $where $v.config.shutdown_delay) -}}
+{{- fail (printf "%sshutdown_delay: %v is not below grace_period, of which it is a part; set grace_period above it" $where (get $v.config "shutdown_delay")) -}}
 {{- end -}}
 {{- add $grace (int $v.terminationMarginSeconds) -}}
 {{- end -}}
@@ -85,10 +86,6 @@ topologySpreadConstraints:
 {{- $root := index . 0 -}}
 {{- $component := index . 1 -}}
 {{- $v := index . 2 -}}
-{{- with $v.extraEnvFrom }}
-envFrom:
-  {{- toYaml . | nindent 2 }}
-{{- end }}
 {{- range $probe := list "startupProbe" "readinessProbe" "livenessProbe" }}
 {{- with get $v $probe }}
 {{- $p := deepCopy . }}

@@ -76,6 +76,12 @@ annotations:
 {{- $seconds -}}
 {{- end -}}
 
+{{- /* Fails if a list or a map is empty: (list "what" value), and gives it as YAML. */ -}}
+{{- define "piko.required" -}}
+{{- if not (index . 1) -}}{{- fail (index . 0) -}}{{- end -}}
+{{- toYaml (index . 1) -}}
+{{- end -}}
+
 {{- /* The value at a dotted path of a map, as YAML, or "": (list map "a.b"). */ -}}
 {{- define "piko.at" -}}
 {{- $at := index . 0 -}}
@@ -101,13 +107,16 @@ annotations:
 {{- define "piko.needsRestart" -}}
 {{- $config := deepCopy (index . 0) -}}
 {{- range index . 1 -}}
-{{- $at := $config -}}
 {{- $parts := splitList "." . -}}
-{{- range initial $parts -}}
+{{- range $n := untilStep (len $parts) 0 -1 -}}
+{{- $at := $config -}}
+{{- range slice $parts 0 (sub $n 1) -}}
 {{- if kindIs "map" $at -}}{{- $at = get $at . -}}{{- end -}}
 {{- end -}}
-{{- if and (kindIs "map" $at) (hasKey $at (last $parts)) -}}
-{{- $_ := unset $at (last $parts) -}}
+{{- $key := index $parts (sub $n 1) -}}
+{{- if kindIs "map" $at -}}
+{{- if or (eq $n (len $parts)) (not (get $at $key)) -}}{{- $_ := unset $at $key -}}{{- end -}}
+{{- end -}}
 {{- end -}}
 {{- end -}}
 {{- toYaml $config -}}

@@ -1,10 +1,8 @@
 package tunnel
 
 import (
-	"cmp"
 	"context"
 	"errors"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -19,15 +17,19 @@ var ErrOverloaded error = fault.New(fault.Overloaded, errors.New("stream reset: 
 
 // Budget bounds the memory of bytes that were received and wait to be read, over
 // all sessions that share it: a thousand readers that read nothing would
-// otherwise hold a thousand windows. Beyond it the streams are reset whose bytes
-// have waited the longest. Nobody else is:
-// bytes of a reader that keeps up are gone before anybody could ask.
+// otherwise hold a thousand windows. Beyond it streams are reset, those first
+// whose bytes have waited the longest. Who that may be depends on how much is
+// held (see standing for the words):
 //
-// Who is slow shows only after a moment. So the budget may be exceeded by a half
-// until streams have been slow for slowAfter. Beyond that sessions read nothing
-// for a moment, in which those are found whose readers do not move; and beyond
-// twice the budget who brings more is reset, unless its reader has moved so far;
-// beyond three times that, too.
+//   - beyond the budget: who stands still, and has for slowAfter;
+//   - beyond that and a half, until which there is time to find out who is slow:
+//     who stands still at all. Meanwhile sessions wait for a moment with what is
+//     not for a reader that moves;
+//   - beyond twice the budget: who rests, when nobody stands still any more; and
+//     who brings more and neither moves nor rests;
+//   - beyond three times the budget, the bound that always holds: who brings more.
+//
+// Who moves is never looked for, since its bytes are about to be gone.
 //
 // It counts whole chunks, each once when it is filled and once when it is free
 // again, with one atomic addition. Its methods are safe for concurrent use; a nil
@@ -72,13 +74,18 @@ const (
 	// on average, by one that may stop for some ticks: where the machine is busy
 	// whoever is served by it stops.
 	movingShare, paceShare = 16, 2
-	// paceWeight is the weight of a tick in that average, as its inverse.
-	paceWeight = 4
+	// paceWeight is the weight of a tick in that average, as its inverse, and
+	// habitWeight in the one over the last seconds.
+	paceWeight, habitWeight = 4, 64
 	// calmTicks is how many ticks are one while there is room enough.
 	calmTicks = 4
 	// slowAfter is how old bytes are of a reader that is slow for certain. Where
 	// one reads as fast as his network lets him it is a window over his rate.
 	slowAfter = time.Second
+	// restFor is how long a reader may rest that reads, over the last seconds, what
+	// it holds within slowAfter: a busy machine lets whoever is served by it stand
+	// for longer than that, and does so to all at the same time.
+	restFor = 5 * time.Second
 	// littleShare is the part of what streams hold on average that is little.
 	littleShare = 4
 	// spareShare is the part of the budget that is free again after streams
@@ -150,10 +157,13 @@ func (b *Budget) tick() {
 	b.clock.Store(int64(time.Since(b.began)))
 	b.recover()
 	if over := b.used.Load() - b.room.Load(); over > 0 {
-		b.shed(over+b.size/spareShare, slowAfter)
+		b.shed(over+b.size/spareShare, slowAfter, little)
 	}
 	if over := b.used.Load() - b.most(); over > 0 && b.marked.Load() {
-		b.shed(over+b.size/spareShare, 0)
+		b.shed(over+b.size/spareShare, 0, little)
+	}
+	if over := b.used.Load() - 2*b.size; over > 0 && b.marked.Load() {
+		b.shed(over+b.size/spareShare, 0, rests)
 	}
 	near := b.used.Load() > b.size/4
 	if b.ticks++; near || b.ticks%calmTicks == 0 {
@@ -173,14 +183,23 @@ func (b *Budget) tick() {
 func (s *Stream) remark(ticks int64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.pace += (int64(s.total-s.mark)/ticks - s.pace) / paceWeight
+	read := int64(s.total - s.mark)
+	s.pace += (read/ticks - s.pace) / paceWeight
+	s.habit += (read - s.habit*ticks) / habitWeight
 	s.mark = s.total
 }
 
-// pause lets a read loop wait that brings n bytes when there is far too much,
-// until there is less, or done is closed, but never for long.
-func (b *Budget) pause(n int, done <-chan struct{}) {
+// pause lets a read loop wait that brings n bytes of a stream when there is far
+// too much, until there is less, or done is closed, but never for long. Whose
+// reader moves need not: it is not what fills the memory.
+func (b *Budget) pause(s *Stream, n int, done <-chan struct{}) {
 	if b == nil || n < largeFrame || b.used.Load() <= b.most() {
+		return
+	}
+	s.mu.Lock()
+	moving := s.moving()
+	s.mu.Unlock()
+	if moving {
 		return
 	}
 	step := time.NewTicker(pauseStep)
@@ -207,7 +226,7 @@ func (b *Budget) charge(s *Stream, c *chunk) bool {
 		return true
 	}
 	n := b.used.Add(int64(len(c.buf)))
-	if n > 3*b.size || n > 2*b.size && !s.spared(c) {
+	if n > 3*b.size || n > 2*b.size && !s.spared(c, int64(time.Since(b.began))) {
 		b.used.Add(-int64(len(c.buf)))
 		b.resets.Add(1)
 		return false
@@ -227,16 +246,6 @@ func (b *Budget) charge(s *Stream, c *chunk) bool {
 	return true
 }
 
-// spared says that a stream is one of those that are reset last: its reader moves,
-// or has had nothing to read and gets little. It needs mu.
-func (s *Stream) spared(c *chunk) bool {
-	held := int64(0)
-	for c := s.first; c != nil; c = c.next {
-		held += int64(len(c.buf))
-	}
-	return held == 0 && len(c.buf) <= largeFrame || s.pace > held/paceShare
-}
-
 // forget takes a stream out that holds nothing any more, for good. It needs the
 // stream's mu.
 func (b *Budget) forget(s *Stream) {
@@ -253,23 +262,21 @@ func (b *Budget) forget(s *Stream) {
 // shard spreads the streams of one session.
 func (b *Budget) shard(s *Stream) *budgetShard { return &b.shards[s.id/2%uint32(len(b.shards))] }
 
-// slow is a stream that holds bytes.
-type slow struct {
-	s     *Stream
-	bytes int64
-	age   int64 // of the oldest of them, in ns
-	last  int   // 0 is who goes first, see holders
-}
-
-// Shrink gives n bytes back, for other uses: it resets the streams with the
-// slowest readers of those whose bytes have waited for so long, and bounds what
-// is held to what is left. The budget is as large as before after some seconds.
+// Shrink gives n bytes back, for other uses, and bounds what is held to what is
+// left. It resets the streams whose readers stand still, and have for so long; if
+// that is 0, so that nobody's time is left, those whose readers rest, too. Who
+// moves goes on also if that is less than n. The budget is as large as before
+// after some seconds.
 func (b *Budget) Shrink(n int64, waited time.Duration) {
 	if b == nil || n <= 0 {
 		return
 	}
 	b.room.Store(max(min(b.used.Load()-n, b.room.Load()), b.size/leastShare))
-	b.shed(n, waited)
+	upTo := little
+	if waited == 0 {
+		upTo = rests
+	}
+	b.shed(n, waited, upTo)
 }
 
 // recover lets the budget grow again after Shrink.
@@ -277,52 +284,6 @@ func (b *Budget) recover() {
 	if room := b.room.Load(); room < b.size {
 		b.room.CompareAndSwap(room, min(room+b.size/recoverShare, b.size))
 	}
-}
-
-// shed resets the streams with the slowest readers until they have given back n
-// bytes, or nobody is left whose bytes have waited for so long.
-func (b *Budget) shed(n int64, waited time.Duration) {
-	list := b.holders(int64(time.Since(b.began)), int64(waited))
-	slices.SortFunc(list, func(x, y slow) int { return cmp.Or(cmp.Compare(x.last, y.last), cmp.Compare(y.age, x.age)) })
-	for _, h := range list {
-		if n <= 0 {
-			return
-		}
-		if h.s.overload() {
-			n -= h.bytes
-			b.resets.Add(1)
-		}
-	}
-}
-
-// holders returns the streams with bytes that wait. What counts is the time that
-// the oldest have waited: it is the backlog over the rate, so that one who reads
-// a byte now and then is as slow as one who does not. How many they are counts
-// only as far as those are spared that hold little, of which too many would have
-// to go.
-func (b *Budget) holders(now, waited int64) []slow {
-	var list []slow
-	all := int64(0)
-	marked := b.marked.Load()
-	for _, s := range b.listed() {
-		bytes, since, read, pace := s.waiting()
-		moves := marked && (read >= bytes/movingShare || pace >= bytes/paceShare)
-		if bytes == 0 || now-since < waited || waited == 0 && moves {
-			continue
-		}
-		h := slow{s: s, bytes: bytes, age: now - since}
-		if moves { // only when all others are gone
-			h.last = 2
-		}
-		list = append(list, h)
-		all += bytes
-	}
-	for i := range list {
-		if h := &list[i]; h.last == 0 && h.bytes < all/int64(len(list))/littleShare {
-			h.last = 1
-		}
-	}
-	return list
 }
 
 // listed returns the streams that may hold something.
@@ -337,61 +298,4 @@ func (b *Budget) listed() []*Stream {
 		sh.mu.Unlock()
 	}
 	return list
-}
-
-// waiting returns what the stream holds, since when the oldest, how much was read
-// since the last mark, and how much in each tick lately.
-func (s *Stream) waiting() (bytes, since, read, pace int64) {
-	if s.rmu.TryLock() { // else somebody reads, for whom it is about to be free
-		if c := s.current; c != nil {
-			bytes, since = int64(len(c.buf)), c.since
-		}
-		s.rmu.Unlock()
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for c := s.first; c != nil; c = c.next {
-		if bytes == 0 {
-			since = c.since
-		}
-		bytes += int64(len(c.buf))
-	}
-	return bytes, since, int64(s.total - s.mark), s.pace
-}
-
-// overload resets the stream and drops what it holds. Its reader gets
-// ErrOverloaded also if the peer has ended its side: what is lost must not look
-// like an end. It returns false for a stream that is over already.
-func (s *Stream) overload() bool {
-	s.mu.Lock()
-	if s.closed || s.lost {
-		s.mu.Unlock()
-		return false
-	}
-	s.lost = true
-	s.gone.Store(true)
-	var window uint32
-	if s.err == nil && !(s.finSent && s.finSeen) {
-		window = s.resetWith(rstOverloaded)
-	}
-	s.err = ErrOverloaded
-	s.m.out.cancel(s)
-	s.dropUnread()
-	s.wake()
-	s.mu.Unlock()
-	s.dropCurrent()
-	s.m.remove(s, window)
-	return true
-}
-
-// drop frees what nobody will read.
-func (s *Stream) drop() {
-	s.mu.Lock()
-	s.gone.Store(true)
-	s.dropUnread()
-	if b := s.m.opt.budget; b != nil {
-		b.forget(s)
-	}
-	s.mu.Unlock()
-	s.dropCurrent()
 }

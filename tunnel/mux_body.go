@@ -9,7 +9,7 @@ func (m *mux) onData(s *Stream, f muxFrame) error {
 		}
 		return nil
 	}
-	m.opt.budget.pause(n, m.done)
+	m.opt.budget.pause(s, n, m.done)
 	var whole []byte // the body, if it has arrived
 	b := m.in.buffered()
 	if len(b) >= n {

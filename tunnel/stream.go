@@ -61,7 +61,8 @@ type Stream struct {
 	lost         bool          // bytes were dropped that somebody would have read
 	total        uint64        // read so far
 	mark         uint64        // of total, when the budget looked
-	pace         int64         // read in each tick of the budget, on average
+	pace         int64         // read in each tick of the budget, on average of the last few
+	habit        int64         // the same, on average of the last seconds
 
 	// Guarded by m.mu.
 	unacked     bool      // counted in m.unacked

@@ -86,6 +86,9 @@ const (
 	// it holds within slowAfter: a busy machine lets whoever is served by it stand
 	// for longer than that, and does so to all at the same time.
 	restFor = 5 * time.Second
+	// firstBytes of a stream are no habit: buffers in the kernels at both ends take
+	// as much for a client that reads nothing.
+	firstBytes = 512 << 10
 	// littleShare is the part of what streams hold on average that is little.
 	littleShare = 4
 	// spareShare is the part of the budget that is free again after streams
@@ -185,7 +188,7 @@ func (s *Stream) remark(ticks int64) {
 	defer s.mu.Unlock()
 	read := int64(s.total - s.mark)
 	s.pace += (read/ticks - s.pace) / paceWeight
-	s.habit += (read - s.habit*ticks) / habitWeight
+	s.habit += (min(read, max(int64(s.total)-firstBytes, 0)) - s.habit*ticks) / habitWeight
 	s.mark = s.total
 }
 

@@ -148,9 +148,8 @@ func (s *Stream) overload() bool {
 	}
 	s.lost = true
 	s.gone.Store(true)
-	var window uint32
 	if s.err == nil && !(s.finSent && s.finSeen) {
-		window = s.resetWith(rstOverloaded)
+		s.resetWith(rstOverloaded)
 	}
 	s.err = ErrOverloaded
 	s.m.out.cancel(s)
@@ -158,7 +157,7 @@ func (s *Stream) overload() bool {
 	s.wake()
 	s.mu.Unlock()
 	s.dropCurrent()
-	s.m.remove(s, window)
+	s.m.remove(s)
 	return true
 }
 

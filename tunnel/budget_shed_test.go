@@ -119,6 +119,26 @@ func TestRestEnds(t *testing.T) {
 	}
 }
 
+// TestFirstBytesAreNoHabit: the first bytes go into buffers of the kernels also for a client that reads nothing, which is not
+// taken for one that rests.
+func TestFirstBytesAreNoHabit(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := NewBudget(1 << 20)
+		running(t, b)
+		node, up := memMuxPair(t, muxOptions{budget: b})
+		x, y := filled(t, node, up, 200<<10)
+		if _, err := io.CopyN(io.Discard, y, 200<<10); err != nil {
+			t.Fatal(err)
+		}
+		mustWrite(t, x, string(make([]byte, 30<<10)))
+		time.Sleep(slowAfter + 2*clockTick)
+		b.Shrink(1, slowAfter)
+		if err := reading(y); !errors.Is(err, ErrOverloaded) {
+			t.Errorf("who has read nothing but the first bytes: %v", err)
+		}
+	})
+}
+
 // TestManyWhoRestAreBounded: readers that have kept pace and rest all at once never hold more than the bound, and those that
 // rest on are reset.
 func TestManyWhoRestAreBounded(t *testing.T) {

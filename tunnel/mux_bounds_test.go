@@ -138,3 +138,23 @@ func heapNow() int64 {
 	runtime.ReadMemStats(&ms)
 	return int64(ms.HeapAlloc)
 }
+
+// TestResetByTwoAtOnce: who is told that a stream was reset ends it at once, before the one who has reset it is done. What
+// was on its way may come still.
+func TestResetByTwoAtOnce(t *testing.T) {
+	for name, end := range map[string]func(s *Stream){"reset": (*Stream).Reset, "closed": func(s *Stream) { s.Close() }} {
+		t.Run(name, func(t *testing.T) {
+			m, p := rawMux(t, true, muxOptions{window: initialWindow})
+			s, other := mustOpen(t, m), mustOpen(t, m)
+			p.send(muxFrame{kind: kindWindow, flags: flagACK, id: s.id}, muxFrame{kind: kindWindow, flags: flagACK, id: other.id})
+			s.mu.Lock() // the first half of overload, and of newChunk
+			s.err = ErrOverloaded
+			s.resetWith(rstOverloaded)
+			s.mu.Unlock()
+			end(s)
+			p.send(repeat(initialWindow>>10, muxFrame{kind: kindData, id: s.id, length: 1 << 10})...)
+			p.send(muxFrame{kind: kindData, id: other.id, length: 5})
+			mustRead(t, other, "\x00\x00\x00\x00\x00")
+		})
+	}
+}

@@ -26,9 +26,10 @@ func (m *mux) shrink() {
 	m.streams = streams
 }
 
-// remove forgets s, which neither side uses any more. window is what the peer
-// may have sent on it that is still on its way. Calling it again does nothing.
-func (m *mux) remove(s *Stream, window uint32) {
+// remove forgets s, which neither side uses any more. What the peer may have sent
+// on it that is still on its way may come. Calling it again does nothing.
+func (m *mux) remove(s *Stream) {
+	window := s.owed() // by whoever comes first: two may end the stream at once
 	m.mu.Lock()
 	if m.streams[s.id] != s {
 		m.mu.Unlock()

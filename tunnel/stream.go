@@ -135,7 +135,7 @@ func (s *Stream) CloseWrite() error {
 	over := s.finSeen
 	s.mu.Unlock()
 	if over {
-		s.m.remove(s, 0)
+		s.m.remove(s)
 	}
 	return nil
 }
@@ -165,7 +165,7 @@ func (s *Stream) Close() error {
 	s.mu.Unlock()
 	s.dropCurrent()
 	if over {
-		s.m.remove(s, 0) // the window: if there was a reset, it has been seen to
+		s.m.remove(s)
 	} else {
 		s.m.await(s)
 	}
@@ -177,14 +177,13 @@ func (s *Stream) Close() error {
 func (s *Stream) Reset() {
 	s.mu.Lock()
 	s.shut()
-	var window uint32
 	if s.err == nil && !(s.finSent && s.finSeen) {
 		s.err = ErrClosed
-		window = s.sendRST()
+		s.sendRST()
 	}
 	s.mu.Unlock()
 	s.dropCurrent()
-	s.m.remove(s, window)
+	s.m.remove(s)
 }
 
 // shut is what Close and Reset have in common. It needs mu.
@@ -211,16 +210,22 @@ func (s *Stream) sendFIN(more uint32) {
 	s.wcond.Signal()
 }
 
-// sendRST tells the peer that the stream is gone, and returns what it may have
-// sent until it knows. It needs mu.
-func (s *Stream) sendRST() (window uint32) { return s.resetWith(0) }
+// sendRST tells the peer that the stream is gone. It needs mu.
+func (s *Stream) sendRST() { s.resetWith(0) }
 
 // resetWith is sendRST with a code that says why, in the place of what the frame
 // adds to the window: peers that do not know it add it to that of a stream that
 // is no more.
-func (s *Stream) resetWith(code uint32) (window uint32) {
+func (s *Stream) resetWith(code uint32) {
 	_ = s.m.out.control(muxFrame{kind: kindWindow, flags: flagRST, id: s.id, length: code})
-	if s.finSeen {
+}
+
+// owed is what the peer may have sent until it knows that the stream is gone; of
+// one that has ended in order nothing.
+func (s *Stream) owed() uint32 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.err == nil {
 		return 0
 	}
 	return s.recvWindow

@@ -70,10 +70,10 @@ func (s *Stream) rejectAndUnlock() {
 		s.err = ErrClosed
 		s.sendRST()
 	}
-	gone, window := s.err != nil, s.recvWindow
+	gone := s.err != nil
 	s.mu.Unlock()
 	if gone {
-		s.m.remove(s, window)
+		s.m.remove(s)
 	}
 }
 
@@ -218,7 +218,7 @@ func (s *Stream) onFIN() (again bool) {
 	s.ended()
 	s.mu.Unlock()
 	if over {
-		s.m.remove(s, 0)
+		s.m.remove(s)
 	}
 	return again
 }
@@ -238,7 +238,6 @@ func (s *Stream) onRST(code uint32) {
 	}
 	s.m.out.cancel(s)
 	s.wake()
-	window := s.recvWindow // default yamux may have written at the same time
 	s.mu.Unlock()
-	s.m.remove(s, window)
+	s.m.remove(s)
 }

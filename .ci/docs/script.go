@@ -78,7 +78,7 @@ func (r *pageRun) script() string {
 		}
 		fmt.Fprintf(&b, "echo end %d >&3\n", i)
 	}
-	fmt.Fprintf(&b, "\necho begin %d >&3\nexec >\"$DOCS/out.%d\" 2>&1\nstop\n", len(r.steps), len(r.steps))
+	fmt.Fprintf(&b, "\necho begin %d >&3\nexec >\"$DOCS/out.%d\" 2>&1\nstill_running\n", len(r.steps), len(r.steps))
 	return b.String()
 }
 

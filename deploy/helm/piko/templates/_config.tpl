@@ -161,25 +161,14 @@
 {{- toYaml $config -}}
 {{- end -}}
 
-{{- /* What of it needs a restart. Tokens and tenants are taken over, but not that there are any. */ -}}
+{{- /* What of it needs a restart. Tokens, tenants and certificates are taken over, but not that there are any. */ -}}
 {{- define "piko.serverRestart" -}}
 {{- $config := include "piko.serverConfig" . | fromYaml -}}
-{{- $paths := list "log.level" "log.subsystems" "proxy.domain" -}}
 {{- $has := list -}}
-{{- range $port := list "proxy" "upstream" "admin" -}}
-{{- range list "allow" "deny" "auth" "tenants" -}}
-{{- $path := printf "%s.%s" $port . -}}
-{{- $paths = append $paths $path -}}
-{{- if and (has . (list "auth" "tenants")) (include "piko.at" (list $config $path)) -}}{{- $has = append $has $path -}}{{- end -}}
+{{- range list "proxy.auth" "upstream.auth" "admin.auth" "proxy.tenants" "upstream.tenants" "proxy.tls" "upstream.tls" "admin.tls" "cluster.tls" -}}
+{{- if include "piko.at" (list $config .) -}}{{- $has = append $has . -}}{{- end -}}
 {{- end -}}
-{{- end -}}
-{{- range list "requests" "requests_per_tunnel" "requests_per_endpoint" "requests_per_tenant" "rate_per_endpoint" "burst_per_endpoint" "rate_per_tenant" "burst_per_tenant" -}}
-{{- $paths = append $paths (printf "proxy.limits.%s" .) -}}
-{{- end -}}
-{{- range list "tunnels" "tunnels_per_endpoint" "tunnels_per_token" -}}
-{{- $paths = append $paths (printf "upstream.limits.%s" .) -}}
-{{- end -}}
-{{- include "piko.needsRestart" (list $config $paths) }}
+{{- include "piko.needsRestart" (list $config (.Files.Get "files/reloaded.json" | fromJson).server) }}
 {{ toYaml $has }}
 {{- end -}}
 
@@ -234,5 +223,5 @@
 {{- end -}}
 
 {{- define "piko.agentRestart" -}}
-{{- include "piko.needsRestart" (list (include "piko.agentConfig" . | fromYaml) (list "log.level" "log.subsystems" "listeners")) -}}
+{{- include "piko.needsRestart" (list (include "piko.agentConfig" . | fromYaml) (.Files.Get "files/reloaded.json" | fromJson).agent) -}}
 {{- end -}}

@@ -103,7 +103,7 @@ annotations:
 {{- end -}}
 
 {{- /* A map without what piko takes over while it runs, so that its hash says whether a
-       restart is needed: (list map paths). docs/reload.md has the list. */ -}}
+       restart is needed: (list map paths). files/reloaded.json has them, made by a test of piko. */ -}}
 {{- define "piko.needsRestart" -}}
 {{- $config := deepCopy (index . 0) -}}
 {{- range index . 1 -}}

@@ -19,6 +19,7 @@ import (
 	"piko/gossip"
 	"piko/peer"
 	"piko/proxy"
+	"piko/relay"
 	"piko/router"
 )
 
@@ -41,12 +42,17 @@ func (s *server) newPeers(log *slog.Logger, registry prometheus.Registerer, secu
 		return nil, err
 	}
 	s.hops = &gate{next: hops, upgrades: s.upgrades}
+	newLane := func() *relay.Lane { return s.hops.lane(hops.NewLane()) }
+	if s.cfg.ParseHops {
+		newLane = nil
+	}
 	return peer.New(peer.Options{
 		Epoch:      s.epoch,
 		Secure:     secure,
 		Authority:  s.clusterTLS.authority(),
 		Lookup:     s.lookupPeer,
 		Handler:    http.HandlerFunc(s.servePeer),
+		NewLane:    newLane,
 		Budget:     s.budget,
 		Logger:     subsystem(log, "peer"),
 		Registerer: registry,

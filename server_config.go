@@ -34,6 +34,9 @@ type serverConfig struct {
 	// goroutines, as an accesslog.Writer allows; nil is nowhere.
 	AccessOut io.Writer `kong:"-"`
 
+	// ParseHops has net/http serve all requests of other nodes, for tests.
+	ParseHops bool `kong:"-"`
+
 	// Reload is what POST /status/reload does; nil is nothing.
 	Reload func(context.Context) (*admin.Reloaded, error) `kong:"-"`
 

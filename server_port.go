@@ -12,6 +12,7 @@ import (
 	"piko/fault"
 	"piko/listen"
 	"piko/peer"
+	"piko/relay"
 	"piko/strict"
 )
 
@@ -209,4 +210,32 @@ func (g *gate) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		r = joined
 	}
 	g.next.ServeHTTP(w, r)
+}
+
+// lane has l's requests counted like those of the handler.
+func (g *gate) lane(l *relay.Lane) *relay.Lane {
+	l.Keeper = &gatedKeeper{l.Keeper, g}
+	return l
+}
+
+// gatedKeeper counts the requests of a lane at a gate.
+type gatedKeeper struct {
+	relay.LaneKeeper
+	gate *gate
+}
+
+// Begin implements relay.LaneKeeper. A request is counted before it can end.
+func (k *gatedKeeper) Begin(l *relay.Lane) bool {
+	k.gate.inFlight.add()
+	ok := k.LaneKeeper.Begin(l)
+	if !ok {
+		k.gate.inFlight.done()
+	}
+	return ok
+}
+
+// End implements relay.LaneKeeper.
+func (k *gatedKeeper) End(l *relay.Lane) {
+	k.LaneKeeper.End(l)
+	k.gate.inFlight.done()
 }

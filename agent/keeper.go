@@ -34,12 +34,24 @@ func (k *keeper) Begin(la *relay.Lane) bool {
 	return true
 }
 
+// laneAttempts bounds how often a request is sent of which nothing has left.
+const laneAttempts = 3
+
+// Again implements relay.LaneKeeper.
+func (k *keeper) Again(la *relay.Lane, err error, opened bool) bool {
+	if !opened || !relay.NeverExecuted(err) || la.Request.Retries+1 >= laneAttempts {
+		return false
+	}
+	la.Request.Retries++
+	return true
+}
+
 // Closing implements relay.LaneKeeper. A node that is not told of the drain
 // (v0.9.0's has no way to be) reuses no stream after this.
 func (k *keeper) Closing() bool { return k.l.draining.Load() }
 
 // Answered implements relay.LaneKeeper.
-func (k *keeper) Answered(*relay.Lane) {
+func (k *keeper) Answered(*relay.Lane, []byte) {
 	k.answered = true
 	k.l.answered()
 	k.l.upstream.answered(k.l.upstream.http1)

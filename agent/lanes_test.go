@@ -46,7 +46,7 @@ func TestStreamComesBackToTheLanes(t *testing.T) {
 			t.Fatalf("request %d: %q, want %q", i, body, ask.want)
 		}
 		eventually(t, func() error {
-			n := len(s.list())
+			n := s.Lanes()
 			if n == ask.lanes {
 				return nil
 			}

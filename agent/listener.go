@@ -195,12 +195,8 @@ func (l *listener) server(base context.Context) *http.Server {
 
 // connState counts the connections that have a goroutine of the server.
 // StateNew is reported by Serve itself, so none is added once it has returned.
-func (l *listener) connState(conn net.Conn, state http.ConnState) {
+func (l *listener) connState(_ net.Conn, state http.ConnState) {
 	switch state {
-	case http.StateIdle:
-		if c, ok := conn.(*readAgain); ok {
-			c.idle = true
-		}
 	case http.StateNew:
 		l.conns.Add(1)
 	case http.StateClosed, http.StateHijacked:

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync"
 
+	"piko/relay"
 	"piko/tunnel"
 )
 
@@ -101,6 +102,19 @@ func (l *streamListener) Close() error {
 // Addr implements net.Listener; nobody can dial it.
 func (l *streamListener) Addr() net.Addr { return &net.UnixAddr{Name: "peers", Net: "piko"} }
 
+// front is what serves the streams of peers: an HTTP server, alone or behind lanes.
+type front interface {
+	Serve(net.Listener) error
+	Close() error
+}
+
+func (p *Peers) newFront() front {
+	if p.opt.NewLane == nil {
+		return p.newServer()
+	}
+	return relay.NewLaneServer(p.requests, p.newServer(), &p.conns, p.opt.NewLane)
+}
+
 // newServer is the HTTP server over the streams. It has no time-outs: a stream
 // may be idle in the caller's pool for as long as the caller likes, and a long
 // request takes as long as it takes. What is dead is found by the session.
@@ -112,7 +126,7 @@ func (p *Peers) newServer() *http.Server {
 		ErrorLog:                     log.New(serverLog{p.log}, "", 0),
 		BaseContext:                  func(net.Listener) context.Context { return p.requests },
 		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
-			return context.WithValue(ctx, callerKey{}, c.(*stream).in)
+			return context.WithValue(ctx, callerKey{}, relay.AcceptedConn(c).(*stream).in)
 		},
 		ConnState: p.connState,
 	}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"piko/relay"
 	"piko/tunnel"
 )
 
@@ -42,6 +43,8 @@ type Options struct {
 	Lookup func(epoch string) (Node, bool)
 	// Handler serves the requests of proven peers; CallerOf says whose.
 	Handler http.Handler
+	// NewLane, if set, makes the lane of a peer's stream, which carries what it can without Handler.
+	NewLane func() *relay.Lane
 	// Budget bounds the bytes that wait for slow readers; nil is no bound over
 	// all connections.
 	Budget *tunnel.Budget
@@ -62,7 +65,7 @@ type Peers struct {
 	connect  func(ctx context.Context, network, addr string) (net.Conn, error) // tests have their own
 	metrics  *metrics
 	streams  *streamListener
-	server   *http.Server
+	server   front
 	base     context.Context // ends when Close begins
 	end      context.CancelFunc
 	requests context.Context // that of handlers: ends when no session is left
@@ -73,7 +76,7 @@ type Peers struct {
 	// Safe for concurrent use.
 	slots    slots // unproven handshakes
 	refusals logLimit
-	conns    sync.WaitGroup // connections of the HTTP server that are neither closed nor hijacked
+	conns    sync.WaitGroup // streams that lanes have, or the HTTP server, and that are neither closed nor hijacked
 	handlers sync.WaitGroup // requests; only added to while conns counts their connection
 
 	// Guarded by mu.
@@ -117,7 +120,7 @@ func New(opt Options) (*Peers, error) {
 	}
 	p.base, p.end = context.WithCancel(context.Background())
 	p.requests, p.cut = context.WithCancel(context.Background())
-	p.server = p.newServer()
+	p.server = p.newFront()
 	return p, nil
 }
 
@@ -142,6 +145,7 @@ func (p *Peers) Run(ctx context.Context) error {
 	case <-p.base.Done():
 	}
 	p.shut()
+	_ = p.streams.Close()
 	_ = p.server.Close()
 	<-served
 	p.conns.Wait()

@@ -180,9 +180,14 @@ func agentError(res *http.Response) bool {
 	if len(values) != 1 {
 		return false
 	}
-	switch code := fault.Code(values[0]); code {
+	return agentCode(res.StatusCode, values[0])
+}
+
+// agentCode reports whether an agent answers so.
+func agentCode(status int, value string) bool {
+	switch code := fault.Code(value); code {
 	case fault.UpstreamUnreachable, fault.UpstreamTimeout:
-		return res.StatusCode == code.Status()
+		return status == code.Status()
 	}
 	return false
 }

@@ -94,8 +94,10 @@ func routeOf(r *http.Request) (string, error) {
 	if len(values) != 1 {
 		return "", errNoRoute
 	}
-	return tunnel.ParseName(values[0])
+	return parseRoute(values[0])
 }
+
+func parseRoute(value string) (string, error) { return tunnel.ParseName(value) }
 
 var errNoRoute = errors.New("hop names no endpoint")
 
@@ -111,11 +113,15 @@ func (x *exchange) prepareHop() {
 
 // readAttempts reads how many attempts the entry node allows.
 func (x *exchange) readAttempts() {
-	more, err := strconv.Atoi(x.r.Header.Get(headerAttempts))
+	x.attempt.most = 1 + moreAttempts(x.r.Header.Get(headerAttempts))
+}
+
+func moreAttempts(value string) int {
+	more, err := strconv.Atoi(value)
 	if err != nil {
-		more = 0
+		return 0
 	}
-	x.attempt.most = 1 + min(max(more, 0), maxAttempts-1)
+	return min(max(more, 0), maxAttempts-1)
 }
 
 // dropHop says which fields of a hop end here.
@@ -124,11 +130,20 @@ func dropHop(name string) bool { return internal(name) && name != headerEndpoint
 // failHop answers the entry node, if it is there, in a way that it can judge.
 func (x *exchange) failHop(err error, gone bool) {
 	x.err = err
-	h := x.w.Header()
-	switch {
-	case gone, x.body.Err() != nil, isClientError(err):
+	if gone || x.body.Err() != nil || isClientError(err) {
 		x.status, x.hopResult = statusClientGone, hopAborted
 		panic(http.ErrAbortHandler) // the entry node knows what its client did
+	}
+	h := x.w.Header()
+	x.answerHop(err, h)
+	h["Date"] = nil
+	x.w.WriteHeader(x.status)
+}
+
+// answerHop is what the entry node is told of a request that has no response.
+func (x *exchange) answerHop(err error, h http.Header) {
+	h["Content-Length"] = []string{"0"}
+	switch {
 	case x.attempt.uncertain:
 		x.status, x.hopResult = http.StatusBadGateway, hopFailed
 		h[headerFailed] = []string{failedSilent}
@@ -145,9 +160,6 @@ func (x *exchange) failHop(err error, gone bool) {
 			h[headerLeft] = []string{"1"}
 		}
 	}
-	h["Content-Length"] = []string{"0"}
-	h["Date"] = nil
-	x.w.WriteHeader(x.status)
 }
 
 // reasonOf says why an upstream did not take a request.

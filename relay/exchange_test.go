@@ -372,7 +372,7 @@ func TestRetryStale(t *testing.T) {
 
 func TestFresh(t *testing.T) {
 	p := service(t, func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, r.RemoteAddr) })
-	p.Fresh = func(r *http.Request) bool { return r.Method == "POST" }
+	p.Fresh = func(method string) bool { return method == "POST" }
 	_, a := mustDo(t, p, get(t, "/"))
 	_, b := mustDo(t, p, get(t, "/"))
 	_, c := mustDo(t, p, post(t, "/", nil))

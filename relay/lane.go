@@ -3,17 +3,14 @@ package relay
 import (
 	"context"
 	"net"
+	"net/http"
 	"sync"
 	"sync/atomic"
 	"time"
 )
 
-const (
-	// maxLaneHead is how long a request's head may be; longer ones are left to others.
-	maxLaneHead = 64 << 10
-	// laneAttempts bounds how often a request is sent that has a body, of which nothing has left.
-	laneAttempts = 3
-)
+// maxLaneHead is how long a request's head may be; longer ones are left to others.
+const maxLaneHead = 64 << 10
 
 // Lane carries the requests of one connection to a Pool, one after the other, by following the bounds of the messages: it
 // reads and checks the heads, follows lengths and chunks, and makes neither an http.Request nor an http.Response. What it
@@ -26,7 +23,7 @@ const (
 // A service that hangs up between two requests is not noticed by the other side; one that does so in a response ends the
 // connection with a reset.
 type Lane struct {
-	// Static.
+	// Static, but that the Keeper may choose another Pool for each attempt, in Begin and in Again.
 
 	Pool   *Pool
 	Keeper LaneKeeper
@@ -34,6 +31,12 @@ type Lane struct {
 	Prefix, Query string
 	// Drop is a field that is taken out of responses; "" is none.
 	Drop string
+	// Filter looks at all other fields; nil lets them pass.
+	Filter LaneFilter
+	// Keep is how many bytes of a body are kept that has not come with its head, so that it can be sent again; 0 is none,
+	// and bodies of unknown length are never kept. Buffers counts them; nil takes everything.
+	Keep    int
+	Buffers Buffers
 	// Heads has Request.Head and Request.ResponseHead filled in. Begin may change it.
 	Heads bool
 
@@ -56,6 +59,9 @@ type Lane struct {
 
 	// Of the body's upload.
 	chunks   chunks // owned by upload
+	kept     bool   // out has all of the body that has come; owned by upload while that runs
+	reserved int    // of Buffers
+	moved    bool   // an upload has read the client's connection
 	complete atomic.Bool
 	stopping atomic.Bool
 	pos      atomic.Int64 // bytes of the body that have come
@@ -94,15 +100,33 @@ type LaneKeeper interface {
 	// Begin says whether the lane may carry the request, of which nothing has been sent: otherwise Serve gives it back.
 	// Each request that may has an End.
 	Begin(l *Lane) bool
+	// Again says whether to send a request once more that got no response, and which could be: what its Pool does by itself
+	// for a connection that was used before is not asked about. opened says that there was a connection.
+	Again(l *Lane, err error, opened bool) bool
 	// Failed is called for a request that got no response. It returns an answer, from status line to body, which it notes
 	// in Request.Status; nil resets the connection. With back, which it may say only if intact, Serve gives the request back.
 	Failed(l *Lane, err error, intact bool) (answer []byte, back bool)
-	// Answered is called when the head of a final response has come, with its status in Request.
-	Answered(l *Lane)
+	// Answered is called when the head of a final response has come, with its status in Request. head begins with its
+	// status line, and is valid until Answered returns.
+	Answered(l *Lane, head []byte)
 	// Closing says whether the connection shall end behind the response that is about to be sent.
 	Closing() bool
 	// End is called when the exchange is over.
 	End(l *Lane)
+}
+
+// LaneFilter decides about fields, in any letter case, and about what else of a head has to be looked at. Its methods are
+// called by the goroutine of Serve, before the Keeper is. What they are given is valid until they return.
+type LaneFilter interface {
+	// Target looks at the target of a request; ok is false for one that is not for the lane.
+	Target(target []byte) (ok bool)
+	// RequestField looks at a field of a request that means nothing to the lane. keep says to send it on; ok is that of
+	// Target.
+	RequestField(name, value []byte) (keep, ok bool)
+	// ResponseField does so for a response. With ok false the head is parsed, and given to ResponseHeader.
+	ResponseField(status int, name, value []byte) (keep, ok bool)
+	// ResponseHeader takes out of the header of a response what is not to be sent on.
+	ResponseHeader(status int, h http.Header)
 }
 
 // LaneConn is a connection that a Lane can serve. OnEnd has f called when the other side has ended the connection, in
@@ -214,7 +238,7 @@ func (l *Lane) next() laneEnd {
 func (l *Lane) begin(raw []byte) bool {
 	l.outBuf = laneBuffer(len(raw) + l.in.buffered() + len(l.Prefix) + len(l.Query) + laneRoom)
 	ok := false
-	l.out, ok = l.head.scan((*l.outBuf)[:0], raw, l.Prefix, l.Query)
+	l.out, ok = l.head.scan((*l.outBuf)[:0], raw, l.Prefix, l.Query, l.Filter)
 	l.Request = LaneRequest{Method: l.head.method, Length: l.head.length, Stream: l.head.streams, Start: time.Now()}
 	r := &l.Request
 	r.Whole = r.Length >= 0 && r.Length <= int64(l.in.buffered())
@@ -225,7 +249,7 @@ func (l *Lane) begin(raw []byte) bool {
 	if l.Heads {
 		r.Head = string(raw)
 	}
-	l.closing, l.begun, l.writeErr = l.head.close, false, nil
+	l.closing, l.begun, l.moved, l.writeErr = l.head.close, false, false, nil
 	l.complete.Store(r.Length == 0)
 	l.stopping.Store(false)
 	l.pos.Store(0)

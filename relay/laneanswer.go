@@ -14,8 +14,8 @@ type laneAnswer struct {
 
 // scan checks the head of a response to a request of the method, and appends it to out as it is sent on, without its end.
 // ok is false for what needs more than a look at each line, which is not to say that it is wrong: parse is for that.
-// drop is a field that is not sent on.
-func (a *laneAnswer) scan(out, raw []byte, method, drop string) (_ []byte, ok bool) {
+// drop is a field that is not sent on, and f, which may be nil, is asked about the others.
+func (a *laneAnswer) scan(out, raw []byte, method, drop string, f LaneFilter) (_ []byte, ok bool) {
 	line, rest, ok := cutCRLF(raw)
 	if !ok || len(line) < len("HTTP/1.1 200 ") || string(line[:9]) != "HTTP/1.1 " || line[12] != ' ' {
 		return out, false
@@ -73,7 +73,9 @@ func (a *laneAnswer) scan(out, raw []byte, method, drop string) (_ []byte, ok bo
 		case fieldTrailer, fieldSlow:
 			return out, false
 		default:
-			if len(name) == len(drop) && foldedEqual(name, drop) {
+			if keep, ok := a.field(name, value, drop, f); !ok {
+				return out, false
+			} else if !keep {
 				continue
 			}
 		}
@@ -83,6 +85,17 @@ func (a *laneAnswer) scan(out, raw []byte, method, drop string) (_ []byte, ok bo
 		return out, false
 	}
 	return out, a.frame(method, chunked)
+}
+
+// field says whether a field is sent on that means nothing to the lane.
+func (a *laneAnswer) field(name, value []byte, drop string, f LaneFilter) (keep, ok bool) {
+	switch {
+	case len(name) == len(drop) && foldedEqual(name, drop):
+		return false, true
+	case f != nil:
+		return f.ResponseField(a.status, name, value)
+	}
+	return true, true
 }
 
 // foldedEqual compares names of the same length, whatever the case of both.
@@ -123,7 +136,7 @@ func (a *laneAnswer) frame(method string, chunked bool) bool {
 }
 
 // parse does what scan does for every head that RoundTrip takes, at its cost. A 1xx head is sent on with its end.
-func (a *laneAnswer) parse(out, raw []byte, method, drop string) ([]byte, error) {
+func (a *laneAnswer) parse(out, raw []byte, method, drop string, f LaneFilter) ([]byte, error) {
 	h, err := parseHead(raw, method)
 	if err != nil {
 		return out, err
@@ -131,6 +144,9 @@ func (a *laneAnswer) parse(out, raw []byte, method, drop string) ([]byte, error)
 	*a = laneAnswer{status: h.status, framing: h.framing, length: h.length, keepAlive: h.keepAlive}
 	if drop != "" {
 		delete(h.header, drop)
+	}
+	if f != nil {
+		f.ResponseHeader(h.status, h.header)
 	}
 	header := make(http.Header, len(h.header)+1)
 	copyHeader(header, h.header)

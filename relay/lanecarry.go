@@ -13,6 +13,7 @@ var errClientGone = errors.New("client has ended its connection")
 // carry sends the request and its response.
 func (l *Lane) carry() laneEnd {
 	defer l.Keeper.End(l)
+	defer l.unkeep()
 	if n := l.Request.Length; n > 0 {
 		k := min(n, int64(l.in.buffered()))
 		l.out = append(l.out, l.in.buf[l.in.r:l.in.r+int(k)]...)
@@ -39,39 +40,49 @@ func (l *Lane) carry() laneEnd {
 
 // attempts sends the request until there is a response, or no sense in trying.
 func (l *Lane) attempts() error {
-	fresh := false
+	fresh := l.fresh()
 	for {
 		c, err := l.connect(fresh)
-		if err != nil {
-			return &exchangeError{op: "open connection", err: err, never: true}
+		opened := err == nil
+		if opened {
+			err = l.try(c)
+		} else {
+			err = &exchangeError{op: "open connection", err: err, never: true}
 		}
-		if err = l.try(c); err == nil || l.begun || l.Cause() != nil {
+		if err == nil || l.begun || l.Cause() != nil || !l.whole() {
 			return err
 		}
-		if l.uploading {
+		if _, garbage := errors.AsType[*ProtocolError](err); garbage {
 			return err
 		}
-		again, counts := l.again(c, err)
-		if !again {
+		switch seen := !NeverExecuted(err); {
+		case opened && l.stale(c, err):
+			fresh = fresh || seen
+		case !l.Keeper.Again(l, err, opened):
 			return err
+		default:
+			fresh = seen || l.fresh()
 		}
-		if counts {
-			l.Request.Retries++
-		}
-		fresh = fresh || !NeverExecuted(err)
 	}
 }
 
-// again is what Pool.again and a handler with NeverExecuted decide. counts says that it was the latter.
-func (l *Lane) again(c *conn, err error) (again, counts bool) {
-	if _, garbage := errors.AsType[*ProtocolError](err); garbage {
-		return false, false
+// fresh says whether the request needs a connection that carried no other before.
+func (l *Lane) fresh() bool { return l.Pool.Fresh != nil && l.Pool.Fresh(l.Request.Method) }
+
+// whole reports whether the request can be sent again from its first byte on. It ends the upload, of which what has come
+// is in out then.
+func (l *Lane) whole() bool {
+	if l.uploading && !l.kept {
+		return false
 	}
-	never := NeverExecuted(err)
-	if c.reused && l.Request.Length == 0 && (never || l.Pool.RetryStale && Idempotent(l.Request.Method) && !Responded(err)) {
-		return true, false
-	}
-	return never && l.Request.Retries+1 < laneAttempts, true
+	l.endUpload(false)
+	return true
+}
+
+// stale is what Pool.again is for other requests.
+func (l *Lane) stale(c *conn, err error) bool {
+	return c.reused && l.Request.Length == 0 &&
+		(NeverExecuted(err) || l.Pool.RetryStale && Idempotent(l.Request.Method) && !Responded(err))
 }
 
 // connect returns a connection to the service.
@@ -115,8 +126,7 @@ func (l *Lane) try(c *conn) error {
 	case err != nil:
 		l.noteWrite(err)
 	case !l.complete.Load():
-		l.uploading = true
-		go l.upload(c)
+		l.startUpload(c)
 	}
 	var a laneAnswer
 	err = l.answer(c, &a)
@@ -199,9 +209,9 @@ func (l *Lane) answer(c *conn, a *laneAnswer) error {
 			return err
 		}
 		buf := laneBuffer(len(raw) + c.buffered() + 2*laneRoom)
-		out, ok := a.scan((*buf)[:0], raw, l.Request.Method, l.Drop)
+		out, ok := a.scan((*buf)[:0], raw, l.Request.Method, l.Drop, l.Filter)
 		if !ok {
-			out, err = a.parse((*buf)[:0], raw, l.Request.Method, l.Drop)
+			out, err = a.parse((*buf)[:0], raw, l.Request.Method, l.Drop, l.Filter)
 		}
 		switch {
 		case err != nil:
@@ -243,7 +253,7 @@ func (l *Lane) readHead(c *conn) ([]byte, error) {
 // fail answers a request that got no response. answered says that the client has got an answer and that the connection may
 // go on.
 func (l *Lane) fail(err error) (end laneEnd, answered bool) {
-	intact := !l.uploading // all that has come is in the buffer
+	intact := !l.moved // all that has come is in the buffer
 	answer, back := l.Keeper.Failed(l, err, intact)
 	l.endUpload(false)
 	l.Request.Received = l.pos.Load()

@@ -36,7 +36,7 @@ func FuzzLaneRequest(f *testing.F) {
 			return
 		}
 		var h laneHead
-		out, ok := h.scan(nil, p[:n], "", "")
+		out, ok := h.scan(nil, p[:n], "", "", nil)
 		if !ok {
 			return
 		}
@@ -100,8 +100,8 @@ func FuzzLaneAnswer(f *testing.F) {
 			return
 		}
 		var quick, full laneAnswer
-		out, ok := quick.scan(nil, p[:n], method, "X-Error")
-		want, err := full.parse(nil, p[:n], method, "X-Error")
+		out, ok := quick.scan(nil, p[:n], method, "X-Error", nil)
+		want, err := full.parse(nil, p[:n], method, "X-Error", nil)
 		if err == nil {
 			wantReadable(t, want, method)
 		}

@@ -30,8 +30,8 @@ const (
 	fieldSlow // means something that a Lane does not do
 )
 
-// Plain reports whether p begins with the whole head of a request that a Lane carries.
-func Plain(p []byte) bool {
+// Plain reports whether p begins with the whole head of a request that a Lane carries, which has the filter; nil is none.
+func Plain(p []byte, f LaneFilter) bool {
 	n := headLength(p, 0)
 	if n == 0 {
 		return false
@@ -39,20 +39,20 @@ func Plain(p []byte) bool {
 	buf := laneBuffer(n + laneRoom)
 	defer putLaneBuffer(buf)
 	var h laneHead
-	_, ok := h.scan((*buf)[:0], p[:n], "", "")
+	_, ok := h.scan((*buf)[:0], p[:n], "", "", f)
 	return ok && !h.streams
 }
 
 // scan checks a request's head and appends it to out as it is sent on. raw ends with its empty line. ok is false if the
 // request is not for a Lane: it asks for more, or net/http's server might mend or refuse it. What is taken here net/http
-// takes, too, and understands in the same way.
-func (h *laneHead) scan(out, raw []byte, prefix, query string) (_ []byte, ok bool) {
+// takes, too, and understands in the same way. f, which may be nil, is asked about what the lane leaves to it.
+func (h *laneHead) scan(out, raw []byte, prefix, query string, f LaneFilter) (_ []byte, ok bool) {
 	*h = laneHead{}
 	line, rest, ok := cutCRLF(raw)
 	if !ok {
 		return out, false
 	}
-	if out, ok = h.requestLine(out, line, prefix, query); !ok {
+	if out, ok = h.requestLine(out, line, prefix, query, f); !ok {
 		return out, false
 	}
 	for {
@@ -66,7 +66,7 @@ func (h *laneHead) scan(out, raw []byte, prefix, query string) (_ []byte, ok boo
 		if !ok {
 			return out, false
 		}
-		keep, ok := h.field(name, value)
+		keep, ok := h.field(name, value, f)
 		if !ok {
 			return out, false
 		}
@@ -90,7 +90,7 @@ func (h *laneHead) scan(out, raw []byte, prefix, query string) (_ []byte, ok boo
 }
 
 // requestLine takes a method of capital letters, a target that begins with a path, and HTTP/1.1.
-func (h *laneHead) requestLine(out, line []byte, prefix, query string) (_ []byte, ok bool) {
+func (h *laneHead) requestLine(out, line []byte, prefix, query string, f LaneFilter) (_ []byte, ok bool) {
 	method, rest, _ := bytes.Cut(line, []byte(" "))
 	target, version, ok := bytes.Cut(rest, []byte(" "))
 	if !ok || string(version) != "HTTP/1.1" || len(method) == 0 || len(method) > 20 {
@@ -106,7 +106,7 @@ func (h *laneHead) requestLine(out, line []byte, prefix, query string) (_ []byte
 		return out, false
 	}
 	path, ok := pathLength(target)
-	if !ok {
+	if !ok || f != nil && !f.Target(target) {
 		return out, false
 	}
 	out = append(append(append(out, method...), ' '), prefix...)
@@ -159,9 +159,12 @@ func methodName(b []byte) string {
 }
 
 // field takes note of a field of a request, and says whether it is sent on. ok is false if the request is not for a Lane.
-func (h *laneHead) field(name, value []byte) (keep, ok bool) {
+func (h *laneHead) field(name, value []byte, f LaneFilter) (keep, ok bool) {
 	switch fieldOf(name) {
 	case fieldOther:
+		if f != nil {
+			return f.RequestField(name, value)
+		}
 		return true, true
 	case fieldDropped:
 		return false, true

@@ -9,7 +9,7 @@ import (
 func (l *Lane) pass(c *conn, a *laneAnswer, out []byte) error {
 	l.Request.Status = a.status
 	l.begun = true
-	l.Keeper.Answered(l)
+	l.Keeper.Answered(l, out)
 	l.closing = l.closing || l.Keeper.Closing() || !l.complete.Load() && l.rest() < 0
 	if l.Heads {
 		l.Request.ResponseHead = string(out)

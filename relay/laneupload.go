@@ -5,6 +5,27 @@ import (
 	"time"
 )
 
+// startUpload has the rest of the request's body sent, and kept if it may be.
+func (l *Lane) startUpload(c *conn) {
+	if !l.moved && l.Keep > 0 && l.Request.Length >= 0 && l.Request.Length <= int64(l.Keep) {
+		l.kept = l.Buffers == nil || l.Buffers.Reserve(int(l.Request.Length))
+		if l.kept && l.Buffers != nil {
+			l.reserved = int(l.Request.Length)
+		}
+	}
+	l.uploading, l.moved = true, true
+	l.stopping.Store(false)
+	go l.upload(c)
+}
+
+// unkeep gives back what was reserved for the body.
+func (l *Lane) unkeep() {
+	if l.reserved > 0 {
+		l.Buffers.Release(l.reserved)
+	}
+	l.kept, l.reserved = false, 0
+}
+
 // upload sends the rest of the request's body. It owns l.in while it runs.
 func (l *Lane) upload(c *conn) {
 	defer func() { l.uploaded <- struct{}{} }()
@@ -26,6 +47,9 @@ func (l *Lane) uploadLength(c *conn, buf []byte) error {
 		n, err := l.in.read(buf[:min(int64(len(buf)), left)])
 		left -= int64(n)
 		l.pos.Add(int64(n))
+		if l.kept {
+			l.out = append(l.out, buf[:n]...)
+		}
 		if left == 0 {
 			l.complete.Store(true)
 		} else if err != nil {

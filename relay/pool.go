@@ -3,7 +3,6 @@ package relay
 import (
 	"context"
 	"net"
-	"net/http"
 	"sync"
 	"time"
 )
@@ -34,8 +33,8 @@ type Pool struct {
 	IdleTimeout time.Duration
 	// MaxResponseHeader bounds the header of a response in bytes; 0 is 256 KiB.
 	MaxResponseHeader int
-	// Fresh, if set, says which requests need a connection that carried no other request before.
-	Fresh func(*http.Request) bool
+	// Fresh, if set, says by their method which requests need a connection that carried no other request before.
+	Fresh func(method string) bool
 	// RetryStale sends an idempotent request without a body once more, over a new connection, when a reused one ended
 	// before a byte of the response: for services that close idle connections at a time of their own.
 	RetryStale bool

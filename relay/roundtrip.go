@@ -27,7 +27,7 @@ func (p *Pool) RoundTrip(req *http.Request) (*http.Response, error) {
 	if err == nil && ctx.Err() != nil {
 		err = &exchangeError{op: "send request", err: context.Cause(ctx), never: true}
 	}
-	fresh := p.Fresh != nil && p.Fresh(req)
+	fresh := p.Fresh != nil && p.Fresh(req.Method)
 	for err == nil {
 		c, dialErr := p.take(ctx, fresh)
 		if dialErr != nil {

@@ -47,6 +47,20 @@ func (u *upstream) isOnly2(ctx context.Context) bool {
 	return q.only2
 }
 
+// saidHTTP1 reports whether the upstream was asked, and speaks HTTP/1.1.
+func (u *upstream) saidHTTP1() bool {
+	q := u.question.Load()
+	if q == nil {
+		return false
+	}
+	select {
+	case <-q.answered:
+		return !q.only2
+	default:
+		return false
+	}
+}
+
 // askHTTP1 answers the question, which others may be waiting for: so it does not
 // end with the request. A connection that breaks, as when the upstream is just
 // being stopped, is no answer: it is asked again, for maxQuestions times. Silence

@@ -123,7 +123,26 @@ func (u *upstream) poolFor(req *http.Request) (http.RoundTripper, error) {
 	if u.http2 && (relay.NeedsHTTP2(req) || u.isOnly2(req.Context())) {
 		return lazily(u, &u.pool2, func() *relay.HTTP2Pool { return &relay.HTTP2Pool{Dial: u.dial, PingInterval: -1} }) // the tunnel is pinged
 	}
+	return u.pool1()
+}
+
+func (u *upstream) pool1() (*relay.Pool, error) {
 	return lazily(u, &u.pool, func() *relay.Pool { return &relay.Pool{Dial: u.dial, Fresh: u.fresh} })
+}
+
+// LanePool is RoundTrip for who makes the exchange by a relay.Lane: it returns
+// the streams for that, or false if the request is RoundTrip's after all.
+func (u *upstream) LanePool(r *relay.LaneRequest) (*relay.Pool, bool) {
+	if u.http2 && (r.Stream || !u.saidHTTP1()) {
+		return nil, false
+	}
+	pool, err := u.pool1()
+	if err != nil {
+		return nil, false
+	}
+	u.server.metrics.requests.Inc()
+	u.account.requests.Add(1)
+	return pool, true
 }
 
 // Open opens a stream that is the caller's, for a client's TCP connection. A
@@ -181,11 +200,11 @@ func (u *upstream) closePools(forGood bool) {
 // fresh says which requests must not meet a stream that the peer may be about
 // to close: one without control cannot say beforehand that it will, and its
 // race with a request that cannot be repeated would be lost.
-func (u *upstream) fresh(req *http.Request) bool {
+func (u *upstream) fresh(method string) bool {
 	if u.sess.HasControl() {
 		return false
 	}
-	switch req.Method {
+	switch method {
 	case http.MethodGet, http.MethodHead, http.MethodOptions, http.MethodTrace, http.MethodPut, http.MethodDelete:
 		return false
 	}

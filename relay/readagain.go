@@ -1,12 +1,10 @@
-package agent
+package relay
 
 import (
 	"errors"
 	"io"
 	"net"
 	"sync/atomic"
-
-	"piko/relay"
 )
 
 // readAgain is a stream in the hands of net/http's server, of which something has
@@ -16,7 +14,8 @@ import (
 type readAgain struct {
 	// Static.
 	net.Conn
-	back func(conn net.Conn, read []byte) // takes the stream back
+	back   func(conn net.Conn, read []byte) // takes the stream back
+	filter LaneFilter                       // of the lane that it was in, which is over
 
 	// Owned by the reader, and by whoever closes for it.
 	left []byte // comes first
@@ -39,7 +38,7 @@ func (c *readAgain) Read(p []byte) (int, error) {
 		n, err := c.Conn.Read(p)
 		// Only into an empty buffer net/http reads as much as it holds: what is read now is all that it would have of the
 		// next request.
-		if c.idle && len(p) == c.size && relay.Plain(p[:n]) {
+		if c.idle && len(p) == c.size && Plain(p[:n], c.filter) {
 			c.left = append([]byte(nil), p[:n]...)
 			c.returned.Store(true)
 			return 0, io.EOF
@@ -75,12 +74,29 @@ func (c *readAgain) ReadOr(p []byte, take func(p []byte) (n int)) (int, error) {
 	return s.ReadOr(p, take)
 }
 
-// TryWrite is the stream's: nothing is written if that cannot try.
-func (c *readAgain) TryWrite(p []byte) (n int) {
-	if s, ok := c.Conn.(interface{ TryWrite(p []byte) (n int) }); ok {
-		n = s.TryWrite(p)
+// tryingAgain is a readAgain whose stream is trying.
+type tryingAgain struct{ *readAgain }
+
+// TryWrite is the stream's.
+func (c tryingAgain) TryWrite(p []byte) (n int) { return c.Conn.(trying).TryWrite(p) }
+
+// again returns a connection for net/http's server.
+func (c *readAgain) again() net.Conn {
+	if _, ok := c.Conn.(trying); ok {
+		return tryingAgain{c}
 	}
-	return n
+	return c
+}
+
+// againOf is the readAgain that a connection of net/http's server is; nil if it is another.
+func againOf(conn net.Conn) *readAgain {
+	switch c := conn.(type) {
+	case *readAgain:
+		return c
+	case tryingAgain:
+		return c.readAgain
+	}
+	return nil
 }
 
 // CloseWrite ends our side of the stream.
@@ -92,7 +108,7 @@ func (c *readAgain) CloseWrite() error {
 }
 
 // Reset ends the stream as a failure.
-func (c *readAgain) Reset() { reset(c.Conn) }
+func (c *readAgain) Reset() { resetConn(c.Conn) }
 
 // Done is closed when the stream is of no more use; nil, which is never, if it
 // cannot tell.

@@ -86,7 +86,7 @@ func pikoOnce(b *testing.B, service string) string {
 // pikoHop has another node between, without a tunnel's streams.
 func pikoHop(b *testing.B, service string) string {
 	table := router.NewTable()
-	o := newOwner(b, "owner", table)
+	o := newOwner(b, "owner", table, false)
 	pool := &relay.Pool{Dial: dialTo(service)}
 	b.Cleanup(pool.Close)
 	o.add("e", router.NewLocal(upstream{pool}))

@@ -294,7 +294,7 @@ func (w *world) chosen(endpoint string, l *router.Local) bool {
 
 // A client that goes away before or within a response says nothing about the upstream; one that breaks off does.
 func TestWhoIsToBlame(t *testing.T) {
-	theseWays(t, testWhoIsToBlame, noHop, oneOwner) // the draining upstream, at a node of its own, would be asked and blamed
+	theseWays(t, testWhoIsToBlame, noHop, oneOwner, laneOwner) // the draining upstream, at a node of its own, would be asked and blamed
 }
 
 func testWhoIsToBlame(t *testing.T, newWorld worldMaker) {

@@ -17,7 +17,7 @@ import (
 // them all avoided.
 func TestMalformedBodiesBlameNobody(t *testing.T) {
 	t.Parallel()
-	theseWays(t, testMalformedBodiesBlameNobody, noHop, oneOwner)
+	theseWays(t, testMalformedBodiesBlameNobody, noHop, oneOwner, laneOwner)
 }
 
 func testMalformedBodiesBlameNobody(t *testing.T, newWorld worldMaker) {

@@ -12,6 +12,7 @@ import (
 
 	"piko/relay"
 	"piko/router"
+	"piko/tunnel"
 )
 
 // way is how requests get to upstreams in a test.
@@ -20,7 +21,9 @@ type way string
 const (
 	noHop     way = "no hop"     // the node has the upstreams itself
 	oneOwner  way = "one owner"  // another node has them all
+	laneOwner way = "lanes"      // the same, and plain requests take lanes there
 	manyNodes way = "many nodes" // each is at a node of its own
+	manyLanes way = "many lanes" // the same, and plain requests take lanes there
 )
 
 // worldMaker is newWorld for one way.
@@ -28,7 +31,7 @@ type worldMaker func(testing.TB, func(*Options)) *world
 
 // everyWay runs a test with and without a hop: clients and services must see no difference.
 func everyWay(t *testing.T, test func(*testing.T, worldMaker)) {
-	theseWays(t, test, noHop, oneOwner, manyNodes)
+	theseWays(t, test, noHop, oneOwner, laneOwner, manyNodes)
 }
 
 func theseWays(t *testing.T, test func(*testing.T, worldMaker), ways ...way) {
@@ -56,22 +59,26 @@ type owner struct {
 
 // ownerFor is the node that the next upstream is at.
 func (w *world) ownerFor() *owner {
-	if len(w.owners) > 0 && w.way == oneOwner {
+	if len(w.owners) > 0 && (w.way == oneOwner || w.way == laneOwner) {
 		return w.owners[0]
 	}
-	o := newOwner(w.t, "owner-"+strconv.Itoa(len(w.owners)+1), w.entry)
+	o := newOwner(w.t, "owner-"+strconv.Itoa(len(w.owners)+1), w.entry, w.way == laneOwner || w.way == manyLanes)
 	w.owners = append(w.owners, o)
 	return o
 }
 
-func newOwner(t testing.TB, id string, entry *router.Table) *owner {
+func newOwner(t testing.TB, id string, entry *router.Table, lanes bool) *owner {
 	o := &owner{t: t, table: router.NewTable(), entry: entry, serves: make(map[string]int)}
 	var err error
 	if o.peer, err = NewPeer(PeerOptions{Lookup: o.table.Lookup}); err != nil {
 		t.Fatal(err)
 	}
-	o.addr = servePeer(t, o.peer)
-	o.link = &relay.Pool{Dial: dialLink(o.addr)}
+	if lanes {
+		o.link = &relay.Pool{Dial: serveLanes(t, o.peer)}
+	} else {
+		o.addr = servePeer(t, o.peer)
+		o.link = &relay.Pool{Dial: dialLink(o.addr)}
+	}
 	t.Cleanup(o.link.Close)
 	o.node = router.NewNode(id, func(endpoint string) router.Upstream { return NewRemote(o.link, endpoint) })
 	return o
@@ -96,12 +103,69 @@ func dialLink(addr string) func(context.Context) (net.Conn, error) {
 	}
 }
 
+// serveLanes returns what opens streams to a peer that serves them by lanes, as far as those go.
+func serveLanes(t testing.TB, p *Peer) func(context.Context) (net.Conn, error) {
+	sessions := make(chan *tunnel.Session, 1)
+	port := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		s, err := tunnel.Accept(w, r, tunnel.Reply{}, tunnel.Options{})
+		if err != nil {
+			t.Error(err)
+		}
+		sessions <- s
+	}))
+	t.Cleanup(port.Close)
+	there, err := (&tunnel.Dialer{URL: port.URL}).Dial(t.Context(), "hops")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var conns sync.WaitGroup
+	server := relay.NewLaneServer(context.WithoutCancel(t.Context()), newPeerServer(t, p), &conns, p.NewLane)
+	served := make(chan struct{})
+	go func() {
+		defer close(served)
+		_ = server.Serve(accepting{there})
+	}()
+	here := <-sessions
+	t.Cleanup(func() {
+		here.Close()
+		there.Close()
+		server.Close()
+		<-served
+		conns.Wait()
+	})
+	return func(ctx context.Context) (net.Conn, error) {
+		s, err := here.Open(ctx)
+		if err != nil {
+			return nil, err
+		}
+		return s, nil
+	}
+}
+
+// accepting is the listener of a session's streams.
+type accepting struct{ *tunnel.Session }
+
+func (l accepting) Accept() (net.Conn, error) {
+	s, err := l.Session.Accept()
+	if err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+func (accepting) Addr() net.Addr { return nil }
+
+// newPeerServer is the server in front of a peer.
+func newPeerServer(t testing.TB, h http.Handler) *http.Server {
+	return &http.Server{
+		Handler: h, DisableGeneralOptionsHandler: true, MaxHeaderBytes: 2 << 20, ErrorLog: log.New(noPanics{t}, "", 0),
+	}
+}
+
 // servePeer opens a port that only nodes come to.
 func servePeer(t testing.TB, h http.Handler) (addr string) {
 	s := httptest.NewUnstartedServer(h)
-	s.Config.DisableGeneralOptionsHandler = true
-	s.Config.MaxHeaderBytes = 2 << 20
-	s.Config.ErrorLog = log.New(noPanics{t}, "", 0)
+	s.Config = newPeerServer(t, h)
 	s.Start()
 	t.Cleanup(s.Close)
 	return s.Listener.Addr().String()

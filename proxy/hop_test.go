@@ -27,7 +27,7 @@ import (
 
 // newHopWorld is an entry node without upstreams and so many owners.
 func newHopWorld(t testing.TB, owners int, change func(*Options)) *world {
-	w := newWorldFor(t, manyNodes, change)
+	w := newWorldFor(t, manyLanes, change)
 	for range owners {
 		w.ownerFor()
 	}
@@ -396,7 +396,7 @@ func TestReservedRoutes(t *testing.T) {
 			}
 		}
 	}
-	peer := &world{t: t, addr: newOwner(t, "o", router.NewTable()).addr}
+	peer := &world{t: t, addr: newOwner(t, "o", router.NewTable(), false).addr}
 	for path, want := range map[string]int{"/_piko/v1/peer": 404, "/_piko/v1/cluster/log": 404, "/": 421} {
 		if status, _, _ := peer.do("GET", path, nil, "X-Piko-Route", "e"); status != want {
 			t.Errorf("a node asked for %s and got %d", path, status)
@@ -411,7 +411,7 @@ func TestReservedRoutes(t *testing.T) {
 
 // A hop names an endpoint with its tenant, and gets to that tenant's upstreams only.
 func TestHopToTenant(t *testing.T) {
-	o := newOwner(t, "o", router.NewTable())
+	o := newOwner(t, "o", router.NewTable(), false)
 	for _, name := range []string{"e", "t/e", "u/e"} {
 		s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { ok(w, name) }))
 		t.Cleanup(s.Close)

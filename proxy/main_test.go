@@ -42,6 +42,8 @@ type upstream struct{ *relay.Pool }
 func (u upstream) Open(ctx context.Context) (net.Conn, error) { return u.Dial(ctx) }
 func (u upstream) String() string                             { return "upstream-1" }
 
+func (u upstream) LanePool(*relay.LaneRequest) (*relay.Pool, bool) { return u.Pool, true }
+
 func dialTo(addr string) func(context.Context) (net.Conn, error) {
 	var d net.Dialer
 	return func(ctx context.Context) (net.Conn, error) { return d.DialContext(ctx, "tcp", addr) }

@@ -153,7 +153,7 @@ func TestServiceThatNeverReads(t *testing.T) {
 			return http.ReadResponse(bufio.NewReader(c), nil)
 		}, late, 0},
 	} {
-		for how, limit := range map[way]time.Duration{noHop: test.limit, oneOwner: test.hop} {
+		for how, limit := range map[way]time.Duration{noHop: test.limit, oneOwner: test.hop, laneOwner: test.hop} {
 			if limit == 0 {
 				continue
 			}
@@ -179,7 +179,7 @@ func TestServiceThatNeverReads(t *testing.T) {
 
 // A response that has begun breaks off when nothing more of the request is taken: its client must not wait for ever.
 func TestServiceThatAnswersAndNeverReads(t *testing.T) {
-	for _, how := range []way{noHop, oneOwner} {
+	for _, how := range []way{noHop, oneOwner, laneOwner} {
 		t.Run(string(how), func(t *testing.T) {
 			answers := func(b *deafBubble, c net.Conn) {
 				if _, err := http.ReadRequest(bufio.NewReaderSize(c, 16)); err == nil {
@@ -245,7 +245,7 @@ func TestSlowUploadsThatMove(t *testing.T) {
 		{"gRPC client pauses", "application/grpc", func() io.Reader { return &slowly{3, 4 * time.Hour} }, 0, 12 * time.Hour},
 		{"service takes its time", "text/plain", func() io.Reader { return io.LimitReader(zeros{}, 1<<20) }, defaultProgressTimeout * 3 / 4, time.Hour},
 	} {
-		for _, how := range []way{noHop, oneOwner} {
+		for _, how := range []way{noHop, oneOwner, laneOwner} {
 			for _, http2 := range []bool{false, true} {
 				t.Run(fmt.Sprint(test.name, "/", how, "/HTTP2=", http2), func(t *testing.T) {
 					withService(t, how, Options{Timeout: -1}, patient(test.pause), func(b *deafBubble) {
@@ -294,7 +294,7 @@ func (p *places) Release(n int) {
 // What net/http holds of uploads over HTTP/2 that nobody takes is bounded: those for which there is no room end at once. Over
 // HTTP/1 nothing is held.
 func TestUploadsThatNobodyTakesAreBounded(t *testing.T) {
-	for _, how := range []way{noHop, oneOwner} {
+	for _, how := range []way{noHop, oneOwner, laneOwner} {
 		t.Run(string(how), func(t *testing.T) {
 			room := &places{left: 3*uploadWindow - 1}
 			withService(t, how, Options{Held: room}, deaf, func(b *deafBubble) {

@@ -80,7 +80,7 @@ func TestHopMakesNoDifference(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
 			var want string
-			for _, how := range []way{noHop, oneOwner} {
+			for _, how := range []way{noHop, oneOwner, laneOwner} {
 				w := newWorldFor(t, how, nil)
 				w.serve("f", func(w http.ResponseWriter, r *http.Request) { t.Error("another endpoint was asked") })
 				var served record

@@ -21,6 +21,9 @@ func FuzzClientBytes(f *testing.F) { fuzzClientBytes(f, noHop) }
 // FuzzClientBytesWithHop does so with the service at another node.
 func FuzzClientBytesWithHop(f *testing.F) { fuzzClientBytes(f, oneOwner) }
 
+// FuzzClientBytesWithLanes does so with lanes there.
+func FuzzClientBytesWithLanes(f *testing.F) { fuzzClientBytes(f, laneOwner) }
+
 func fuzzClientBytes(f *testing.F, how way) {
 	const head = "POST /a HTTP/1.1\r\nHost: e.x\r\n"
 	for _, s := range []string{

@@ -74,7 +74,8 @@ func newOwner(t testing.TB, id string, entry *router.Table, lanes bool) *owner {
 		t.Fatal(err)
 	}
 	if lanes {
-		o.link = &relay.Pool{Dial: serveLanes(t, o.peer)}
+		_, open := serveLanes(t, o.peer, o.peer.NewLane)
+		o.link = &relay.Pool{Dial: open}
 	} else {
 		o.addr = servePeer(t, o.peer)
 		o.link = &relay.Pool{Dial: dialLink(o.addr)}
@@ -103,8 +104,8 @@ func dialLink(addr string) func(context.Context) (net.Conn, error) {
 	}
 }
 
-// serveLanes returns what opens streams to a peer that serves them by lanes, as far as those go.
-func serveLanes(t testing.TB, p *Peer) func(context.Context) (net.Conn, error) {
+// serveLanes returns what serves streams by lanes, as far as those go, and else by h, and what opens such streams.
+func serveLanes(t testing.TB, h http.Handler, newLane func() *relay.Lane) (*relay.LaneServer, func(context.Context) (net.Conn, error)) {
 	sessions := make(chan *tunnel.Session, 1)
 	port := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		s, err := tunnel.Accept(w, r, tunnel.Reply{}, tunnel.Options{})
@@ -119,7 +120,7 @@ func serveLanes(t testing.TB, p *Peer) func(context.Context) (net.Conn, error) {
 		t.Fatal(err)
 	}
 	var conns sync.WaitGroup
-	server := relay.NewLaneServer(context.WithoutCancel(t.Context()), newPeerServer(t, p), &conns, p.NewLane)
+	server := relay.NewLaneServer(context.WithoutCancel(t.Context()), newPeerServer(t, h), &conns, newLane)
 	served := make(chan struct{})
 	go func() {
 		defer close(served)
@@ -133,7 +134,7 @@ func serveLanes(t testing.TB, p *Peer) func(context.Context) (net.Conn, error) {
 		<-served
 		conns.Wait()
 	})
-	return func(ctx context.Context) (net.Conn, error) {
+	return server, func(ctx context.Context) (net.Conn, error) {
 		s, err := here.Open(ctx)
 		if err != nil {
 			return nil, err

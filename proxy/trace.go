@@ -61,6 +61,7 @@ func (x *exchange) traceAttempt(target router.Target, h http.Header) http.Header
 	if t.attempt == nil {
 		t.span.Duration(tracing.Queued, now.Sub(t.began))
 	}
+	t.attempt.End() // one whose response was passed over
 	t.attempt, t.sent, t.open = t.span.Child(now), now, false
 	if n := x.attempt.used; n > 0 {
 		t.attempt.Int(tracing.Resend, int64(n))

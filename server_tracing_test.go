@@ -70,7 +70,7 @@ func (s *headerService) last(name string) []string {
 
 // startTraced starts so many nodes, and an agent at the first of them.
 func startTraced(t *testing.T, nodes int, on bool) *traced {
-	w := &traced{service: startHeaderService(t), client: newClient(t)}
+	w := &traced{service: startHeaderService(t)}
 	if on {
 		w.collector = tracingtest.Start(t)
 	}
@@ -81,6 +81,7 @@ func startTraced(t *testing.T, nodes int, on bool) *traced {
 		}
 	})
 	w.agent(t, w.service.URL)
+	w.client = newClient(t) // whose connections end before the nodes wait for that
 	for _, n := range w.nodes {
 		eventually(t, func() error {
 			if n.table.Lookup("my-endpoint") == nil {

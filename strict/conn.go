@@ -20,12 +20,14 @@ import (
 	"io"
 	"net"
 	"slices"
+	"sync/atomic"
 )
 
 // Conn is a connection whose reader is net/http's server. One goroutine may read at a time, as of any net.Conn that
 // net/http has; all else is safe for concurrent use. Use NewConn.
 type Conn struct {
 	net.Conn
+	waits atomic.Pointer[waits] // nil when the connection was taken over
 
 	// Owned by the reader.
 	framing
@@ -40,12 +42,17 @@ const refusal = "\r\r\n\r\n"
 // NewConn returns a *Conn around nc; if nc has a method ConnectionState, as a *tls.Conn, so has what is returned, and
 // net/http tells handlers. The server's ConnState hook has to call Hijacked when a connection is taken over.
 func NewConn(nc net.Conn) net.Conn {
-	c := Conn{Conn: nc}
+	w := newWaits(nc)
 	if s, ok := nc.(stater); ok {
+		c := &secureConn{Conn: Conn{Conn: nc}, stater: s}
 		c.preface = -1 // below TLS it is ALPN that says so
-		return &secureConn{Conn: c, stater: s}
+		w.tellWrite = true
+		c.waits.Store(w)
+		return c
 	}
-	return &c
+	c := &Conn{Conn: nc}
+	c.waits.Store(w)
+	return c
 }
 
 type stater interface{ ConnectionState() tls.ConnectionState }
@@ -58,7 +65,12 @@ type secureConn struct {
 
 // Hijacked says that the connection belongs to another protocol now: all bytes pass, those too that came already. It is
 // called from http.Server's ConnState hook with http.StateHijacked.
-func (c *Conn) Hijacked() { c.raw = true }
+func (c *Conn) Hijacked() {
+	c.raw = true
+	if w := c.waits.Swap(nil); w != nil {
+		w.settle()
+	}
+}
 
 // Read implements net.Conn.
 func (c *Conn) Read(p []byte) (n int, err error) {
@@ -72,7 +84,7 @@ func (c *Conn) Read(p []byte) (n int, err error) {
 	case c.refused:
 		return c.end(p)
 	default:
-		n, err = c.Conn.Read(p)
+		n, err = c.readBelow(p)
 	}
 	if n == 0 || c.raw {
 		return n, err
@@ -157,14 +169,3 @@ func (c *Conn) CloseWrite() error {
 	}
 	return errors.ErrUnsupported
 }
-
-// ReadFrom implements io.ReaderFrom, by which files leave through sendfile.
-func (c *Conn) ReadFrom(r io.Reader) (int64, error) {
-	if rf, ok := c.Conn.(io.ReaderFrom); ok {
-		return rf.ReadFrom(r)
-	}
-	return io.Copy(writerOnly{c.Conn}, r)
-}
-
-// writerOnly hides what io.Copy would call ReadFrom by.
-type writerOnly struct{ io.Writer }

@@ -17,58 +17,101 @@ import (
 	"helm.sh/helm/v3/pkg/engine"
 	"helm.sh/helm/v3/pkg/lint"
 	"helm.sh/helm/v3/pkg/lint/support"
+	corev1 "k8s.io/api/core/v1"
 	"sigs.k8s.io/yaml"
 )
 
 // kubeVersion is what a cluster says that the chart is rendered for.
 var kubeVersion = chartutil.KubeVersion{Version: "v1.34.0", Major: "1", Minor: "34"}
 
-// checkChart renders the chart with each file of its ci directory and checks
-// what comes out of it, then what the chart must refuse, and which changes of
-// values restart pods. piko is the program that runs with what was rendered.
-func checkChart(ctx context.Context, dir, piko string) (string, error) {
+// checkChart renders the chart with each file of its ci directory, and with
+// the values that a document shows, and checks what comes out of it; then what
+// the chart must refuse, and which changes of values restart pods. piko is the
+// program that runs with what was rendered.
+func checkChart(ctx context.Context, dir, document, piko string) (string, error) {
 	loaded, err := loader.Load(dir)
 	if err != nil {
 		return "", err
-	}
-	files, err := filepath.Glob(filepath.Join(dir, "ci", "*.yaml"))
-	if err != nil || len(files) == 0 {
-		return "", fmt.Errorf("find values of %s: %w", dir, errors.Join(err, os.ErrNotExist))
 	}
 	p, err := newProgram(piko)
 	if err != nil {
 		return "", err
 	}
 	defer p.close()
-	var errs []error
+	texts, err := valuesOf(dir, document)
+	errs := []error{err}
 	objects, started := 0, 0
-	for _, file := range files {
-		c, n, err := checkValues(ctx, loaded, dir, file, p)
+	for _, name := range slices.Sorted(maps.Keys(texts)) {
+		c, err := checkValues(ctx, loaded, dir, texts[name], p)
 		if err != nil {
-			errs = append(errs, fmt.Errorf("%s with %s: %w", dir, filepath.Base(file), err))
+			errs = append(errs, fmt.Errorf("%s with %s: %w", dir, name, err))
 		}
-		objects, started = objects+c.objects, started+n
+		objects, started = objects+c.objects, started+len(c.workloads)
 	}
 	cases, err := checkCases(loaded)
 	errs = append(errs, err)
-	return fmt.Sprintf("chart %s: %d objects of %d files of values are valid, piko started with %d of their configurations, %d further cases",
-		loaded.Name(), objects, len(files), started, cases), errors.Join(errs...)
+	return fmt.Sprintf("chart %s: %d objects from %d sets of values are valid, piko started with %d of their configurations, %d further cases",
+		loaded.Name(), objects, len(texts), started, cases), errors.Join(errs...)
 }
 
-// checkValues lints and renders with one file of values.
-func checkValues(ctx context.Context, loaded *chart.Chart, dir, file string, p *program) (c *cluster, started int, err error) {
-	c = newCluster()
-	text, err := os.ReadFile(file)
-	if err != nil {
-		return c, 0, err
+// valuesOf are the texts of all values to try, by where they are from.
+func valuesOf(dir, document string) (map[string]string, error) {
+	files, err := filepath.Glob(filepath.Join(dir, "ci", "*.yaml"))
+	if err != nil || len(files) == 0 {
+		return nil, fmt.Errorf("find values of %s: %w", dir, errors.Join(err, os.ErrNotExist))
 	}
+	texts, err := documented(document)
+	if err != nil {
+		return nil, err
+	}
+	for _, file := range files {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			return nil, err
+		}
+		texts[filepath.Base(file)] = string(text)
+	}
+	return texts, nil
+}
+
+// documented are the blocks of YAML in a document, by the lines on which they
+// begin. A block with containers is a part of a pod, and checked at once.
+func documented(document string) (map[string]string, error) {
+	text, err := os.ReadFile(document)
+	if err != nil {
+		return nil, err
+	}
+	blocks := map[string]string{}
+	for line, rest := 1, string(text); ; {
+		before, after, found := strings.Cut(rest, "\n```yaml\n")
+		if !found {
+			return blocks, nil
+		}
+		block, end, _ := strings.Cut(after, "\n```\n")
+		line += strings.Count(before, "\n") + 2
+		name := fmt.Sprintf("%s:%d", filepath.Base(document), line)
+		if strings.Contains(block, "\ninitContainers:") {
+			if err := yaml.UnmarshalStrict([]byte(block), &corev1.PodSpec{}); err != nil {
+				return nil, fmt.Errorf("%s: %w", name, err)
+			}
+		} else {
+			blocks[name] = block
+		}
+		line += strings.Count(block, "\n") + 2
+		rest = end
+	}
+}
+
+// checkValues lints and renders with values, and checks the result.
+func checkValues(ctx context.Context, loaded *chart.Chart, dir, text string, p *program) (*cluster, error) {
+	c := newCluster()
 	values := map[string]any{}
-	if err := yaml.UnmarshalStrict(text, &values); err != nil {
-		return c, 0, err
+	if err := yaml.UnmarshalStrict([]byte(text), &values); err != nil {
+		return c, err
 	}
 	documents, err := render(loaded, values)
 	if err != nil {
-		return c, 0, err
+		return c, err
 	}
 	errs := []error{lintChart(dir, values)}
 	for _, name := range slices.Sorted(maps.Keys(documents)) {
@@ -80,7 +123,7 @@ func checkValues(ctx context.Context, loaded *chart.Chart, dir, file string, p *
 			errs = append(errs, fmt.Errorf("%s: %w", w.name, err))
 		}
 	}
-	return c, len(c.workloads), errors.Join(errs...)
+	return c, errors.Join(errs...)
 }
 
 // lintChart is `helm lint --strict`.

@@ -3,8 +3,8 @@
 // into Kubernetes' own types, checks what those cannot say (names that lead
 // nowhere, selectors that select nothing, times that do not fit together), and
 // loads the compose file with the compose library, schema and all. The Helm
-// chart is linted and rendered by Helm's own packages with many values, what
-// comes out is checked in the same way, and piko started with it.
+// chart is linted and rendered by Helm's own packages with many values, those of
+// docs/kubernetes.md too, what comes out is checked in the same way, and piko started with it.
 //
 // It is a module of its own, so that its dependencies are not piko's.
 //
@@ -21,11 +21,11 @@ import (
 
 func main() {
 	if len(os.Args) != 3 {
-		fmt.Fprintln(os.Stderr, "usage: deploycheck DIRECTORY PIKO")
+		fmt.Fprintln(os.Stderr, "usage: deploycheck DEPLOY PIKO")
 		os.Exit(2)
 	}
 	checked, err := check(context.Background(), os.Args[1])
-	chart, chartErr := checkChart(context.Background(), filepath.Join(os.Args[1], "helm", "piko"), os.Args[2])
+	chart, chartErr := checkChart(context.Background(), filepath.Join(os.Args[1], "helm", "piko"), filepath.Join(os.Args[1], "..", "docs", "kubernetes.md"), os.Args[2])
 	if err = errors.Join(err, chartErr); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)

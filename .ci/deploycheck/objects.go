@@ -67,9 +67,6 @@ func (c *cluster) takeOther(object runtime.Object) error {
 	case *monitoringv1.PodMonitor:
 		refer(func() error { return c.podMonitor(o) })
 	case *monitoringv1.PrometheusRule:
-		if len(o.Spec.Groups) == 0 {
-			return fmt.Errorf("%s: has no rules", name)
-		}
 	default:
 		return fmt.Errorf("%T is not checked here", object)
 	}

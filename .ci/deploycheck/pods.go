@@ -139,8 +139,8 @@ func (c *cluster) checkTimes(pod corev1.PodSpec, container *corev1.Container) er
 		return d
 	}
 	grace, delay := duration("grace-period"), duration("shutdown-delay")
-	if pod.TerminationGracePeriodSeconds == nil || time.Duration(*pod.TerminationGracePeriodSeconds)*time.Second <= grace+delay {
-		return fmt.Errorf("terminationGracePeriodSeconds is not above --grace-period (%v) and --shutdown-delay (%v)", grace, delay)
+	if pod.TerminationGracePeriodSeconds == nil || time.Duration(*pod.TerminationGracePeriodSeconds)*time.Second <= grace {
+		return fmt.Errorf("terminationGracePeriodSeconds is not above --grace-period (%v), in which --shutdown-delay is", grace)
 	}
 	if r := container.ReadinessProbe; r != nil && slices.Contains(container.Args, "server") {
 		if noticed := time.Duration(r.PeriodSeconds*r.FailureThreshold) * time.Second; noticed >= delay || delay < 5*time.Second {

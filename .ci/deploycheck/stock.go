@@ -47,6 +47,7 @@ func newStock() (map[string]string, error) {
 	stock := map[string]string{
 		"cert": cert, "key": pemText("PRIVATE KEY", private), "cas": cert, "client_cas": cert, "root_cas": cert,
 		"secret_file": secret, "hmac_secret_key_file": secret, "webhook_secret_file": secret, "token_file": "e30.e30.c2ln",
+		"headers_file": "authorization: Bearer c2ln\n",
 	}
 	for name, key := range map[string]crypto.PublicKey{"rsa": &rsaKey.PublicKey, "ecdsa": &ecdsaKey.PublicKey, "eddsa": edKey} {
 		if der, err = x509.MarshalPKIXPublicKey(key); err != nil {

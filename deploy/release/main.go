@@ -37,7 +37,7 @@ func run(ctx context.Context, args []string) error {
 	root := flags.String("root", "../..", "directory of piko's source")
 	out := flags.String("out", "", "directory to write to, which must not exist or be empty (default ROOT/dist)")
 	platforms := flags.String("platforms", strings.Join(allPlatforms, ","), "platforms to build for")
-	dirty := flags.Bool("dirty", false, "build from a tree that has changes since the commit; the binary then names no commit")
+	dirty := flags.Bool("dirty", false, "build from a tree that is not exactly a commit, or no repository; the binary then names no commit")
 	if err := flags.Parse(args); err != nil || flags.NArg() > 0 {
 		return errors.Join(err, errors.New("no arguments wanted, only flags"))
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path"
 	"path/filepath"
 	"strings"
 	"time"
@@ -54,16 +55,17 @@ func (s *source) writePackage(p *packager, b *binary, completions map[string][]b
 		Name: "piko", Arch: b.arch, Platform: "linux", Version: s.version, Release: "1", Section: "net", Priority: "optional",
 		Maintainer: maintainer, License: "MIT", MTime: s.time, DisableGlobbing: true,
 		Description: "reverse tunnel that you host yourself\n" +
-			"A service that nobody can route to gets an agent beside it, which opens an outbound\n" +
-			"connection to a server. Clients send HTTP, gRPC, WebSocket or TCP traffic to the\n" +
-			"server, and name the endpoint. One binary is server, agent and operator's tool.",
+			"A service that nobody can route to gets an agent beside it, which opens an\n" +
+			"outbound connection to a server. Clients send HTTP, gRPC, WebSocket or TCP\n" +
+			"traffic to the server, and name the endpoint. One binary is server, agent and\n" +
+			"operator's tool.",
 	}
 	info.RPM.Summary, info.RPM.BuildHost, info.RPM.Group = "Reverse tunnel that you host yourself", "localhost", "System Environment/Daemons"
 	info.RPM.Compression, info.Deb.Compression = "gzip:9", "gzip"
 	if p.name == "deb" {
 		info.Depends = []string{"adduser"}
 	} else {
-		info.Depends = []string{"shadow-utils"}
+		info.Depends = []string{"/usr/sbin/useradd"}
 	}
 	pack := &packing{source: s, packager: p, stage: stage, info: info}
 	pack.add(b, completions)
@@ -111,6 +113,11 @@ func (p *packing) add(b *binary, completions map[string][]byte) {
 		p.config("/etc/piko/"+unit+".env", p.read("deploy/packages/"+unit+".env"), "root", 0o600) // systemd reads it, as root
 	}
 	p.content(files.TypeDir, "/etc/piko", "", "piko", 0o750)
+	for _, dir := range []string{"/usr/share/doc/piko", path.Dir(p.copyright)} { // rpm removes only what is listed
+		if !p.info.Contents.ContainsDestination(dir) {
+			p.content(files.TypeDir, dir, "", "root", 0o755)
+		}
+	}
 	p.put("/usr/lib/sysusers.d/piko.conf", p.read("deploy/packages/sysusers.conf"), 0o644)
 	p.put("/usr/share/bash-completion/completions/piko", completions["bash"], 0o644)
 	p.put(p.zshDir+"/_piko", completions["zsh"], 0o644)
@@ -182,13 +189,13 @@ func (p *packing) content(kind, to, from, group string, mode os.FileMode) {
 
 // staged writes content to a file, for nfpm to read.
 func (p *packing) staged(to string, content []byte) string {
-	path := filepath.Join(p.stage, strings.ReplaceAll(to, "/", "_"))
-	p.fail(os.WriteFile(path, content, 0o600))
-	return path
+	file := filepath.Join(p.stage, strings.ReplaceAll(to, "/", "_"))
+	p.fail(os.WriteFile(file, content, 0o600))
+	return file
 }
 
-func (p *packing) read(path string) []byte {
-	content, err := p.file(path)
+func (p *packing) read(name string) []byte {
+	content, err := p.file(name)
 	p.fail(err)
 	return content
 }

@@ -24,32 +24,42 @@ type source struct {
 // versions are those that module, deb and rpm can all express.
 var versions = regexp.MustCompile(`^v[0-9]+\.[0-9]+\.[0-9]+(-[0-9A-Za-z]+(\.[0-9A-Za-z]+)*)?$`)
 
-// findSource asks git about the directory for what was not given. Without git
-// or a repository, version and SOURCE_DATE_EPOCH are needed.
+// findSource asks git about the directory for what was not given. Without a
+// repository, dirty, a version and SOURCE_DATE_EPOCH have to be.
 func findSource(ctx context.Context, root, version string, dirty bool) (*source, error) {
 	root, err := filepath.Abs(root)
 	if err != nil {
 		return nil, err
 	}
 	s := &source{root: root, version: version}
-	changes, err := s.git(ctx, "status", "--porcelain")
-	if err == nil {
-		if changes != "" && !dirty {
-			return nil, fmt.Errorf("the tree has changes since its commit: commit them, or say -dirty\n%s", changes)
+	if !dirty {
+		err = s.findCommit(ctx)
+	}
+	if s.version == "" && err == nil {
+		if s.version, err = s.git(ctx, "describe", "--tags", "--exact-match", "--match", "v*"); err != nil {
+			err = fmt.Errorf("the commit has no tag: add one, or say -version (%w)", err)
 		}
-		if changes == "" {
-			s.commit, err = s.git(ctx, "rev-parse", "HEAD")
-		}
-		if s.version == "" && err == nil {
-			if s.version, err = s.git(ctx, "describe", "--tags", "--exact-match", "--match", "v*"); err != nil {
-				return nil, fmt.Errorf("the commit has no tag: add one, or say -version (%w)", err)
-			}
-		}
+	}
+	if err != nil {
+		return nil, err
 	}
 	if !versions.MatchString(s.version) {
-		return nil, errors.Join(fmt.Errorf("version %q: use one such as v1.2.3 or v1.2.3-rc.1", s.version), err)
+		return nil, fmt.Errorf("version %q: use one such as v1.2.3 or v1.2.3-rc.1", s.version)
 	}
 	return s, s.findTime(ctx)
+}
+
+// findCommit sets the commit, if the tree is nothing else.
+func (s *source) findCommit(ctx context.Context) error {
+	changes, err := s.git(ctx, "status", "--porcelain")
+	if err != nil {
+		return fmt.Errorf("find the commit: say -dirty where there is no repository: %w", err)
+	}
+	if changes != "" {
+		return fmt.Errorf("the tree has changes since its commit: commit them, or say -dirty\n%s", changes)
+	}
+	s.commit, err = s.git(ctx, "rev-parse", "HEAD")
+	return err
 }
 
 // findTime sets the time: SOURCE_DATE_EPOCH, or that of the commit.

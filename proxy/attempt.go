@@ -26,18 +26,25 @@ type attemptState struct {
 	draining   bool      // somebody is about to leave, most likely for another node
 	until      time.Time // no wait for a candidate goes on for longer; zero before the first
 
-	lost router.Target // node the connection to which broke, or none
-	down bool          // lost was seen to be unreachable since
+	lost  router.Target // node the connection to which broke, or none
+	down  bool          // lost was seen to be unreachable since
+	again bool          // a node was asked again that had not been seen to be unreachable
 }
 
-// regained reports whether the node that was lost can be reached again.
+// regained reports whether the node that was lost can be reached again. It is asked some time after that. A connection
+// that broke may not have been the only one, and may have been made anew before anybody looked: so a node that is not
+// known to be unreachable is asked once more.
 func (a *attemptState) regained() bool {
 	if a.lost.Node == nil {
 		return false
 	}
-	alive := a.lost.Node.Alive()
-	a.down = a.down || !alive
-	return a.down && alive
+	if !a.lost.Node.Alive() {
+		a.down = true
+		return false
+	}
+	ok := a.down || !a.again
+	a.again = a.again || !a.down
+	return ok
 }
 
 // attempts sends the request to one candidate after the other as long as that is safe.

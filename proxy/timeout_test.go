@@ -16,35 +16,35 @@ func TestHTTP2BodyProgress(t *testing.T) {
 	theseWays(t, testHTTP2BodyProgress, noHop, oneOwner, laneOwner)
 }
 
+// shortLimit is for those who are cut off, and longLimit for those who are not: a busy machine passes on within it what is
+// there.
+const shortLimit, longLimit = 200 * time.Millisecond, 3 * time.Second
+
 func testHTTP2BodyProgress(t *testing.T, newWorld worldMaker) {
 	t.Parallel()
-	const limit = time.Second // enough for a busy machine to pass on what is there
-	w := newWorld(t, func(o *Options) { o.ReadTimeout = limit })
-	gate := make(chan struct{})
-	l := w.serve("e", func(w http.ResponseWriter, r *http.Request) {
-		if r.Header.Get("X-At") == "slow" {
-			<-gate
-		}
-		n, err := io.Copy(io.Discard, r.Body)
-		if err == nil && n != r.ContentLength {
-			t.Errorf("the service read %d bytes of %d", n, r.ContentLength)
-		}
-	})
-
+	w := newWorld(t, func(o *Options) { o.ReadTimeout = shortLimit })
+	l := w.serve("e", func(w http.ResponseWriter, r *http.Request) { _, _ = io.Copy(io.Discard, r.Body) })
 	c := w.dialHTTP2()
 	c.request(1, false, post("content-length", "10")...)
 	c.fr.WriteData(1, false, []byte("abc"))
 	if a := c.read(1); a.status != "408" || a.header.Get("X-Piko-Error") != "request-timeout" {
 		t.Errorf("half a body got %+v", a)
 	}
+	eventually(t, idle(l))
 
+	w = newWorld(t, func(o *Options) { o.ReadTimeout = longLimit })
+	gate := make(chan struct{})
+	l = w.serve("e", func(w http.ResponseWriter, r *http.Request) {
+		<-gate
+		n, err := io.Copy(io.Discard, r.Body)
+		if err == nil && n != r.ContentLength {
+			t.Errorf("the service read %d bytes of %d", n, r.ContentLength)
+		}
+	})
 	// More than the service's connection holds, in a window of net/http's own: we read some of it, and wait.
 	req, _ := http.NewRequestWithContext(t.Context(), "POST", "http://"+w.addr+"/", io.LimitReader(zeros{}, 32<<20))
-	req.Header, req.ContentLength = http.Header{"X-Piko-Endpoint": {"e"}, "X-At": {"slow"}}, 32<<20
-	go func() {
-		<-time.After(2 * limit)
-		close(gate)
-	}()
+	req.Header, req.ContentLength = http.Header{"X-Piko-Endpoint": {"e"}}, 32<<20
+	time.AfterFunc(longLimit*4/3, func() { close(gate) })
 	res, err := newHTTP2Client(t).Do(req)
 	if err != nil {
 		t.Fatal(err)
@@ -63,9 +63,7 @@ func TestHTTP2ResponseProgress(t *testing.T) {
 
 func testHTTP2ResponseProgress(t *testing.T, newWorld worldMaker) {
 	t.Parallel()
-	const limit = time.Second // enough for a busy machine to pass on what is there
-	w := newWorld(t, func(o *Options) { o.WriteTimeout = limit })
-	l := w.serve("e", func(w http.ResponseWriter, r *http.Request) {
+	service := func(w http.ResponseWriter, r *http.Request) {
 		size := 3
 		if r.Header.Get("X-At") == "long" {
 			size = 8 << 20
@@ -75,10 +73,12 @@ func testHTTP2ResponseProgress(t *testing.T, newWorld worldMaker) {
 			w.Header().Set("Content-Length", "6")
 			io.WriteString(w, "abc")
 			http.NewResponseController(w).Flush()
-			<-time.After(2 * limit)
+			<-time.After(longLimit * 4 / 3)
 		}
 		w.Write(make([]byte, size))
-	})
+	}
+	w := newWorld(t, func(o *Options) { o.WriteTimeout = shortLimit })
+	l := w.serve("e", service)
 	for _, at := range []string{"short", "long"} {
 		c := w.dialHTTP2(http2.Setting{ID: http2.SettingInitialWindowSize, Val: 0})
 		c.request(1, true, get("x-at", at)...)
@@ -86,15 +86,19 @@ func testHTTP2ResponseProgress(t *testing.T, newWorld worldMaker) {
 			t.Errorf("%s: got %+v", at, a)
 		}
 	}
-	c := w.dialHTTP2()
-	c.request(1, true, get("x-at", "pause")...)
-	if a := c.read(1); a.body != "abc\x00\x00\x00" || !a.ended {
-		t.Errorf("a service that pauses got its client %+v", a)
-	}
-	c = w.dialHTTP2(http2.Setting{ID: http2.SettingInitialWindowSize, Val: 0})
+	c := w.dialHTTP2(http2.Setting{ID: http2.SettingInitialWindowSize, Val: 0})
 	c.request(1, true, get("x-piko-endpoint", "nobody")...)
 	if a := c.read(1); a.reset != "INTERNAL_ERROR" || a.status != "502" {
 		t.Errorf("an error that nobody reads: got %+v", a)
+	}
+	eventually(t, idle(l))
+
+	w = newWorld(t, func(o *Options) { o.WriteTimeout = longLimit })
+	l = w.serve("e", service)
+	c = w.dialHTTP2()
+	c.request(1, true, get("x-at", "pause")...)
+	if a := c.read(1); a.body != "abc\x00\x00\x00" || !a.ended {
+		t.Errorf("a service that pauses got its client %+v", a)
 	}
 	eventually(t, idle(l))
 }

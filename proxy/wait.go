@@ -69,8 +69,9 @@ func (x *exchange) wait() (router.Target, error) {
 	}
 	tick := time.NewTicker(waitPoll)
 	defer tick.Stop()
-	for ctx := x.r.Context(); ; {
-		if x.attempt.regained() {
+	ctx := x.r.Context()
+	for first := true; ; first = false {
+		if !first && x.attempt.regained() {
 			x.tried.Remove(x.attempt.lost)
 			x.attempt.lost = router.Target{}
 		}

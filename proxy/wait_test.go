@@ -158,6 +158,30 @@ func TestWaitForCandidate(t *testing.T) {
 			t.Errorf("got %d after %v, asked %d times", status, d, asked)
 		}
 	})
+	for name, err := range map[string]error{"one of several connections breaks": io.ErrUnexpectedEOF, "the connection is made anew at once": unsentError{}} {
+		inBubble(t, name, func(t *testing.T, table *router.Table, ask func(context.Context, string) (int, time.Duration)) {
+			asked := 0
+			table.SetNode(node("n", func(r *http.Request) (*http.Response, error) {
+				if asked++; asked == 1 {
+					return nil, err // the node is not seen to be unreachable
+				}
+				return answer(200)(r)
+			}), map[string]int{"e": 100})
+			if status, d := ask(t.Context(), "GET"); status != 200 || d > 2*waitPoll || asked != 2 {
+				t.Errorf("got %d after %v, asked %d times", status, d, asked)
+			}
+		})
+	}
+	inBubble(t, "every connection to the node breaks", func(t *testing.T, table *router.Table, ask func(context.Context, string) (int, time.Duration)) {
+		asked := 0
+		table.SetNode(node("n", func(r *http.Request) (*http.Response, error) { asked++; return nil, io.ErrUnexpectedEOF }), map[string]int{"e": 100})
+		if status, d := ask(t.Context(), "GET"); status != 502 || d > waitTime+2*waitPoll || asked != 2 {
+			t.Errorf("GET: got %d after %v, asked %d times", status, d, asked)
+		}
+		if status, d := ask(t.Context(), "POST"); status != 502 || d != 0 || asked != 3 {
+			t.Errorf("POST, which may have been executed: got %d after %v, asked %d times", status, d, asked)
+		}
+	})
 	inBubble(t, "a local one leaves for another node", func(t *testing.T, table *router.Table, ask func(context.Context, string) (int, time.Duration)) {
 		leaving := func(*http.Request) (*http.Response, error) { return nil, leavingError{} }
 		defer table.Add("e", router.NewLocal(NewRemote(roundTripper(leaving), "e")))()
@@ -205,6 +229,12 @@ func TestWaitForCandidate(t *testing.T) {
 		}
 	})
 }
+
+// unsentError is that of a connection that broke before anything was sent.
+type unsentError struct{}
+
+func (unsentError) Error() string { return "connection lost" }
+func (unsentError) Refused() bool { return true }
 
 // leavingError is that of an upstream that opens no stream any more.
 type leavingError struct{}

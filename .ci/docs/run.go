@@ -164,16 +164,20 @@ func (r *pageRun) run(ctx context.Context) error {
 		return err
 	}
 	w.Close()
+	ended := make(chan error, 1)
+	go func() {
+		err := cmd.Wait()
+		// What is left holds the other end of events.
+		syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
+		ended <- err
+	}()
 	late := r.follow(ctx, events, cancel)
-	err = cmd.Wait()
-	syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
-	if err == nil {
+	if err := <-ended; err == nil {
 		return nil
+	} else if late == "" {
+		late = err.Error()
 	}
-	if late != "" {
-		err = fmt.Errorf("%s", late)
-	}
-	return r.explain(err, rest.String())
+	return r.explain(late, rest.String())
 }
 
 // pageVars are the variables of the page's shell.
@@ -242,16 +246,16 @@ func (r *pageRun) note(line string) bool {
 }
 
 // explain is the error of a page: where, what, and what it said.
-func (r *pageRun) explain(err error, rest string) error {
+func (r *pageRun) explain(why, rest string) error {
 	var b strings.Builder
 	switch {
 	case r.at < 0:
-		fmt.Fprintf(&b, "%s: FAILED: %v\n%s", r.page.file, err, rest)
+		fmt.Fprintf(&b, "%s: FAILED: %s\n%s", r.page.file, why, rest)
 	case r.at >= len(r.steps):
-		fmt.Fprintf(&b, "%s: FAILED at the page's end: %v\n", r.page.file, err)
+		fmt.Fprintf(&b, "%s: FAILED at the page's end: %s\n", r.page.file, why)
 	default:
 		s := r.steps[r.at]
-		fmt.Fprintf(&b, "%s:%d: FAILED: %v\n%s", r.page.file, s.line+max(0, r.line-1), err, indent(s.text, "    | "))
+		fmt.Fprintf(&b, "%s:%d: FAILED: %s\n%s", r.page.file, s.line+max(0, r.line-1), why, indent(s.text, "    | "))
 		if r.failed != "" {
 			fmt.Fprintf(&b, "  the command: %s\n", r.failed)
 		}

@@ -17,6 +17,8 @@ type keeper struct {
 	l    *listener
 	base context.Context
 
+	untraced *untraced // nil: tracing is off
+
 	answered bool // the service has
 	back     bool // the request is given to net/http's server, which counts it
 	log      laneLog
@@ -24,7 +26,7 @@ type keeper struct {
 
 // Begin implements relay.LaneKeeper.
 func (k *keeper) Begin(la *relay.Lane) bool {
-	if !k.l.upstream.takes1(k.base, &la.Request) {
+	if !k.l.upstream.takes1(k.base, &la.Request) || k.untraced != nil && k.untraced.parents != 1 {
 		return false
 	}
 	k.answered, k.back = false, false

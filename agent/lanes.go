@@ -13,15 +13,21 @@ import (
 // base.
 func newLanes(l *listener, base context.Context) *relay.LaneServer {
 	return relay.NewLaneServer(base, l.server(base), &l.conns, func() *relay.Lane {
-		return &relay.Lane{
-			Pool: l.upstream.http1, Keeper: &keeper{l: l, base: base},
+		k := &keeper{l: l, base: base}
+		la := &relay.Lane{
+			Pool: l.upstream.http1, Keeper: k,
 			Prefix: l.service.prefix, Query: l.service.query,
 			Drop: fault.HeaderError,
 		}
+		if l.tracer != nil {
+			k.untraced = &untraced{}
+			la.Filter = k.untraced
+		}
+		return la
 	})
 }
 
 // slow reports whether no request of the listener can be a lane's.
 func (l *listener) slow() bool {
-	return l.wrapped || l.tracer != nil || l.service.speaks == UpstreamHTTP2
+	return l.wrapped || l.service.speaks == UpstreamHTTP2
 }

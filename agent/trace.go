@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"bytes"
 	"net/http"
 	"time"
 
@@ -75,3 +76,33 @@ func (x *exchange) endTrace() {
 	t.service.End()
 	t.span.End()
 }
+
+// untraced is the relay.LaneFilter of an agent that traces: it leaves to the handler
+// what may have a span, which is all but requests whose traceparent says that they
+// have none. With a node that traces, too, every request has a traceparent.
+type untraced struct {
+	parents int // in the head that was read last
+}
+
+var traceparent = []byte("traceparent")
+
+// Target implements relay.LaneFilter. It is what begins a head.
+func (u *untraced) Target([]byte) bool {
+	u.parents = 0
+	return true
+}
+
+// RequestField implements relay.LaneFilter.
+func (u *untraced) RequestField(name, value []byte) (keep, ok bool) {
+	if len(name) != len(traceparent) || !bytes.EqualFold(name, traceparent) {
+		return true, true
+	}
+	u.parents++
+	return true, u.parents == 1 && tracing.Unsampled(value)
+}
+
+// ResponseField implements relay.LaneFilter.
+func (*untraced) ResponseField(int, []byte, []byte) (keep, ok bool) { return true, true }
+
+// ResponseHeader implements relay.LaneFilter.
+func (*untraced) ResponseHeader(int, http.Header) {}

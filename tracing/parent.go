@@ -44,6 +44,33 @@ func readParent(h http.Header) (trace.SpanContext, parentState) {
 	return sc, parentGiven
 }
 
+// Unsampled reports whether the value of a traceparent says, beyond doubt, that the request has no span. It allocates
+// nothing.
+func Unsampled(value []byte) bool {
+	const trace, parent, flags = 3, 36, 53 // where they begin
+	if len(value) != flags+2 || value[0] != '0' || value[1] != '0' || value[flags] != '0' || value[flags+1] != '0' && value[flags+1] != '2' {
+		return false
+	}
+	for _, dash := range [...]int{trace, parent, flags} {
+		if value[dash-1] != '-' {
+			return false
+		}
+	}
+	return isID(value[trace:parent-1]) && isID(value[parent:flags-1])
+}
+
+// isID takes digits of which not all are 0.
+func isID(b []byte) bool {
+	some := false
+	for _, c := range b {
+		if (c < '0' || c > '9') && (c < 'a' || c > 'f') {
+			return false
+		}
+		some = some || c != '0'
+	}
+	return some
+}
+
 // carrier is how the SDK reads a header.
 type carrier http.Header
 

@@ -238,7 +238,8 @@ func TestNoSpan(t *testing.T) {
 
 // FuzzTraceparent: whatever comes, what is sent on is one valid traceparent, and a valid one is never lost.
 func FuzzTraceparent(f *testing.F) {
-	for _, s := range []string{given, ungiven, "", "00-", given + "-", "cc" + given[2:] + "-x", "ff" + given[2:], given[:54], given + "0", strings.ToUpper(given), "00-" + traceID + "-" + spanID + "-ff"} {
+	for _, s := range []string{given, ungiven, "", "00-", given + "-", "cc" + given[2:] + "-x", "ff" + given[2:], given[:54], given + "0", strings.ToUpper(given), "00-" + traceID + "-" + spanID + "-ff", ungiven[:54] + "2",
+		"00-" + strings.Repeat("0", 32) + ungiven[35:], ungiven[:36] + strings.Repeat("0", 16) + "-00"} {
 		f.Add(s, "a=1")
 	}
 	f.Add(given, strings.Repeat("a=1,", 2000))
@@ -251,6 +252,9 @@ func FuzzTraceparent(f *testing.F) {
 		r := request(parent)
 		r.Header[headerState] = []string{state}
 		before, was := readParent(r.Header)
+		if Unsampled([]byte(parent)) != (was == parentGiven && !before.IsSampled() && parent[:2] == "00") {
+			t.Fatalf("Unsampled of %q: %v", parent, Unsampled([]byte(parent)))
+		}
 		s := tr.Serve(r, time.Now())
 		s.Propagate(r.Header)
 		after, is := readParent(r.Header)

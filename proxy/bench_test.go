@@ -17,6 +17,7 @@ import (
 	"piko/relay"
 	"piko/router"
 	"piko/stats"
+	"piko/tracing"
 )
 
 // BenchmarkProxy sends requests through two proxies in a row, as a node and an agent are, over TCP and in one process.
@@ -98,18 +99,26 @@ func pikoHop(b *testing.B, service string) string {
 }
 
 // BenchmarkServeHTTP is the handlers alone, with upstreams and links in memory: what a request allocates at the entry
-// node without a hop and with one, and at the owner.
+// node without a hop and with one, and at the owner; and without a hop where requests are traced.
 func BenchmarkServeHTTP(b *testing.B) {
 	ok := answer(200)
 	local, remote := router.NewTable(), router.NewTable()
 	b.Cleanup(local.Add("e", router.NewLocal(NewRemote(ok, "e"))))
 	remote.SetNode(node("n", ok), map[string]int{"e": 100})
-	entry := func(table *router.Table) http.Handler {
-		p, err := NewPublic(Options{Lookup: table.Lookup, Traffic: stats.New()})
+	traced := func(table *router.Table, tracer *tracing.Tracer) http.Handler {
+		p, err := NewPublic(Options{Lookup: table.Lookup, Traffic: stats.New(), Tracer: tracer})
 		if err != nil {
 			b.Fatal(err)
 		}
 		return p
+	}
+	entry := func(table *router.Table) http.Handler { return traced(table, nil) }
+	tracer := func(ratio float64) *tracing.Tracer {
+		t, err := tracing.New(tracing.Options{URL: "http://127.0.0.1:1", Ratio: ratio})
+		if err != nil {
+			b.Fatal(err)
+		}
+		return t // whose spans nobody sends: they are dropped
 	}
 	owner, err := NewPeer(PeerOptions{Lookup: local.Lookup})
 	if err != nil {
@@ -118,7 +127,8 @@ func BenchmarkServeHTTP(b *testing.B) {
 	for _, bb := range []struct {
 		name string
 		h    http.Handler
-	}{{"local", entry(local)}, {"entry", entry(remote)}, {"owner", owner}} {
+	}{{"local", entry(local)}, {"entry", entry(remote)}, {"owner", owner},
+		{"unsampled", traced(local, tracer(0))}, {"sampled", traced(local, tracer(1))}} {
 		b.Run(bb.name, func(b *testing.B) {
 			r := httptest.NewRequest("GET", "http://e.x/path", nil)
 			r.Header.Set(headerRoute, "e")

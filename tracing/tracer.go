@@ -3,8 +3,8 @@ package tracing
 import (
 	"context"
 	"crypto/tls"
+	"encoding/hex"
 	"errors"
-	"fmt"
 	"log/slog"
 	"math/rand/v2"
 	"net/http"
@@ -156,5 +156,9 @@ func unsampled() string {
 		}
 	}
 	b[0], b[16] = b[0]|1, b[16]|1 // neither may be 0
-	return fmt.Sprintf("00-%x-%x-00", b[:16], b[16:])
+	text := [55]byte{52: '-', 53: '0', 54: '0'}
+	text[0], text[1], text[2], text[35] = '0', '0', '-', '-'
+	hex.Encode(text[3:], b[:16])
+	hex.Encode(text[36:], b[16:])
+	return string(text[:])
 }

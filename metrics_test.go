@@ -64,6 +64,7 @@ func metricsOf(t *testing.T) (node, agents, forwards, all map[string]metric) {
 	t.Helper()
 	n := startNode(t, func(cfg *serverConfig) {
 		cfg.Proxy.Auth.HMACSecretKey = []hmacSecret{testSecret}
+		cfg.Tracing.Endpoint = "http://127.0.0.1:1"
 		cfg.Events = eventsConfig{WebhookURL: "http://127.0.0.1:1", WebhookSecretFile: writeFile(t, "secret", "0123456789abcdef")}
 	})
 	eventually(t, func() error { // the webhook has its own when it runs
@@ -84,7 +85,7 @@ func metricsOf(t *testing.T) (node, agents, forwards, all map[string]metric) {
 	common.MustRegister(append(newReloadMetrics().collectors(), newLogMetrics(func() uint64 { return 0 }), n.expiry)...)
 	all = registered(t, common)
 	for name, m := range node {
-		if strings.HasPrefix(name, "piko_port_") {
+		if strings.HasPrefix(name, "piko_port_") || strings.HasPrefix(name, "piko_tracing_") {
 			all[name] = m
 		}
 	}

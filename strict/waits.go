@@ -133,8 +133,8 @@ func (w *waits) writeAgain(err error) bool {
 func (w *waits) hold() bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.over {
-		return true
+	if w.over || !w.read.want.IsZero() && time.Until(w.read.want) <= 0 {
+		return true // there is nothing to wait for: whoever reads is told so
 	}
 	w.held, w.aborted = true, false
 	w.count++

@@ -259,3 +259,16 @@ func TestHandlersLearnThatTheClientIsGone(t *testing.T) {
 	nc.Close()
 	<-ended
 }
+
+// TestDeadlineThatHasPassedIsNotWaitedFor: the handler may be done before net/http's goroutine comes to read.
+func TestDeadlineThatHasPassedIsNotWaitedFor(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, _, client := toldPipe(t)
+		begin(t, c, client)
+		c.SetReadDeadline(time.Unix(1, 0))
+		began := time.Now()
+		if err := <-byteAlone(c); !errors.Is(err, os.ErrDeadlineExceeded) || time.Since(began) > 0 {
+			t.Errorf("got %v after %v", err, time.Since(began))
+		}
+	})
+}

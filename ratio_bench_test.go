@@ -34,6 +34,9 @@ func BenchmarkRatio(b *testing.B) {
 	tunnel := func(kind string) func(*testing.B, string) *ratioSystem {
 		return func(b *testing.B, origin string) *ratioSystem { return startRatioTunnel(b, origin, kind) }
 	}
+	hop := func(kind string) func(*testing.B, string) *ratioSystem {
+		return func(b *testing.B, origin string) *ratioSystem { return startRatioHop(b, origin, kind) }
+	}
 	for _, c := range []struct {
 		name     string
 		clients  int
@@ -42,7 +45,8 @@ func BenchmarkRatio(b *testing.B) {
 	}{
 		{"tunnel-to-chained", 64, tunnel(""), one("chained")},
 		{"logged-to-chained", 64, tunnel("log"), one("chained")},
-		{"hop-to-chained", 64, startRatioHop, one("chained")},
+		{"hop-to-chained", 64, hop(""), one("chained")},
+		{"hop-lanes-to-parsed", 64, hop(""), hop("parsed-hops")},
 		{"lanes-to-parsed", 64, tunnel(""), tunnel("parsed")},
 		{"logged-to-silent", 64, tunnel("log"), tunnel("")},
 		{"tls-to-plain", 64, tunnel("tls"), tunnel("")},
@@ -145,8 +149,8 @@ func startRatioTunnel(b *testing.B, origin, kind string) *ratioSystem {
 }
 
 // startRatioHop runs two nodes, and an agent at the one that is not asked.
-func startRatioHop(b *testing.B, origin string) *ratioSystem {
-	b.Setenv("PIKO_BENCH_KIND", "")
+func startRatioHop(b *testing.B, origin, kind string) *ratioSystem {
+	b.Setenv("PIKO_BENCH_KIND", kind)
 	owner := startPathChild(b, "part-node", origin)
 	b.Setenv("PIKO_BENCH_JOIN", owner.more[1])
 	entry := startPathChild(b, "part-node", origin)
@@ -170,6 +174,7 @@ func runRatioPart(ctx context.Context, part string) (address string, more []stri
 	scheme := "http://"
 	log := slog.New(slog.NewJSONHandler(io.Discard, nil)) // not slog.DiscardHandler: the access log has its level
 	node := startBenchNodeLogging(ctx, log, func(cfg *serverConfig) {
+		cfg.ParseHops = kind == "parsed-hops"
 		if kind == "log" {
 			cfg.Proxy.AccessLog.Disable, cfg.AccessOut = false, out
 		}

@@ -76,7 +76,7 @@ func mayBeReserved(target []byte) bool {
 // pikoName returns what follows the prefix of a name that only piko may use; nil for others.
 func pikoName(name []byte) []byte {
 	const n = len(prefixPiko)
-	if len(name) > n && name[1] == '-' && bytes.EqualFold(name[:n], []byte(prefixPiko)) {
+	if len(name) >= n && name[1] == '-' && bytes.EqualFold(name[:n], []byte(prefixPiko)) {
 		return name[n:]
 	}
 	return nil

@@ -28,6 +28,6 @@
 // wrong-node or proof; a node that drains answers 503.
 //
 // Goroutines: a Link has one, and one more for each of its sessions and while it
-// dials; an accepted session has one, and an HTTP server's for each stream. Run
-// waits for all of them.
+// dials; an accepted session has one, and a lane's or an HTTP server's for each
+// stream. Run waits for all of them.
 package peer

@@ -9,8 +9,8 @@
 //	  account   metrics and the access log, whatever happened
 //
 // A candidate may be another node, which has upstreams for the endpoint. Then the request takes one hop: Public says in
-// X-Piko-Route and X-Piko-Attempts what it decided, and Peer, the handler for proven nodes there, forwards to upstreams of
-// its own and to nothing else, or gives the request back with a typed miss (421, X-Piko-Miss), which may be tried anywhere.
+// X-Piko-Route and X-Piko-Attempts what it decided, and Peer, the handler for proven nodes there, or for plain requests a
+// lane of package relay with Peer's decisions, forwards to upstreams of its own and to nothing else, or gives the request back with a typed miss (421, X-Piko-Miss), which may be tried anywhere.
 // Retries that a service could notice, time-outs, forwarded headers and the access log are the entry node's alone.
 //
 // It does not know what an upstream is: router hands out something that makes round trips. It opens no port, keeps no

@@ -16,7 +16,8 @@
 // HTTP2Pool is the same over HTTP/2, by net/http, for what NeedsHTTP2: a request's body is read by a goroutine of its own
 // there, so that a stream is reset at once whoever waits for what.
 //
-// Lane does without the handler, where the client's connection is a stream of a node and the request a plain one.
+// Lane does without the handler, where the client's connection is a stream of a node and the request a plain one;
+// LaneServer has a server beside it for all others.
 //
 // Goroutines: a Pool has none, an idle connection has none, and an exchange has one only while it sends a body that was
 // not all there at once. Whoever calls RoundTrip must read the response to its end or close it; both release all.

@@ -108,7 +108,7 @@ func (w *world) serveAll(endpoint string) *atomic.Int32 {
 // Tokens of every wrong kind, in every protocol: none of them gets through, and what they get says which it was.
 func TestTokensOfEveryWrongKind(t *testing.T) {
 	t.Parallel()
-	everyWay(t, func(t *testing.T, newWorld worldMaker) {
+	parsedWays(t, func(t *testing.T, newWorld worldMaker) {
 		w := newWorld(t, secured(t, nil))
 		reached := w.serveAll("e")
 		now := time.Now().Unix()
@@ -244,7 +244,7 @@ func TestRefusalsTellNothing(t *testing.T) {
 }
 
 // What piko consumed reaches neither a service nor the log; what it did not look at is the client's own.
-func TestConsumedCredentials(t *testing.T) { everyWay(t, testConsumedCredentials) }
+func TestConsumedCredentials(t *testing.T) { parsedWays(t, testConsumedCredentials) }
 
 func testConsumedCredentials(t *testing.T, newWorld worldMaker) {
 	var out lines

@@ -9,7 +9,7 @@ import (
 )
 
 // What a handler can see of malformed requests: 400 with the connection closed, and nothing reaches a service.
-func TestMalformedRequests(t *testing.T) { everyWay(t, testMalformedRequests) }
+func TestMalformedRequests(t *testing.T) { parsedWays(t, testMalformedRequests) }
 
 func testMalformedRequests(t *testing.T, newWorld worldMaker) {
 	w := newWorld(t, nil)
@@ -106,7 +106,7 @@ func testTargetsPassAsTheyAre(t *testing.T, newWorld worldMaker) {
 }
 
 // With --proxy.domain other hosts name no endpoint.
-func TestDomains(t *testing.T) { everyWay(t, testDomains) }
+func TestDomains(t *testing.T) { parsedWays(t, testDomains) }
 
 func testDomains(t *testing.T, newWorld worldMaker) {
 	w := newWorld(t, func(o *Options) { o.Domains = []string{"Example.com", ".tunnels.example.org."} })

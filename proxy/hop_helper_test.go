@@ -34,6 +34,11 @@ func everyWay(t *testing.T, test func(*testing.T, worldMaker)) {
 	theseWays(t, test, noHop, oneOwner, laneOwner, manyNodes)
 }
 
+// parsedWays is everyWay without lanes, for what those have no part in.
+func parsedWays(t *testing.T, test func(*testing.T, worldMaker)) {
+	theseWays(t, test, noHop, oneOwner, manyNodes)
+}
+
 func theseWays(t *testing.T, test func(*testing.T, worldMaker), ways ...way) {
 	for _, how := range ways {
 		t.Run(string(how), func(t *testing.T) {

@@ -120,7 +120,7 @@ func (w *world) tunnelled(endpoint string, dial func() (net.Conn, error)) *route
 // The client was told that it is connected before the agent has tried: then it must see a failure, and never an answer of
 // no bytes.
 func TestTCPServiceThatCannotBeReached(t *testing.T) {
-	everyWay(t, func(t *testing.T, newWorld worldMaker) {
+	parsedWays(t, func(t *testing.T, newWorld worldMaker) {
 		w := newWorld(t, nil)
 		l := w.tunnelled("e", func() (net.Conn, error) { return nil, errors.New("refused") })
 		for range 5 {
@@ -141,7 +141,7 @@ func TestTCPClientsThatLeave(t *testing.T) {
 	if raceEnabled {
 		rounds = 15
 	}
-	everyWay(t, func(t *testing.T, newWorld worldMaker) {
+	parsedWays(t, func(t *testing.T, newWorld worldMaker) {
 		w := newWorld(t, nil)
 		var services sync.WaitGroup
 		ln, err := net.Listen("tcp", "127.0.0.1:0")
@@ -191,7 +191,7 @@ func TestTCPClientsThatLeave(t *testing.T) {
 
 // The end of the server's context cuts connections, as it does upgraded ones.
 func TestTCPIsCutWithTheServer(t *testing.T) {
-	everyWay(t, func(t *testing.T, newWorld worldMaker) {
+	parsedWays(t, func(t *testing.T, newWorld worldMaker) {
 		w := newWorld(t, nil)
 		ended := make(chan error, 1)
 		w.serveRaw("e", func(c net.Conn, r *bufio.Reader) {

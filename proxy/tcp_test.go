@@ -38,7 +38,7 @@ func (w *world) dialTCP(endpoint string) *tunnel.Conn {
 
 // Either side may end what it says, and goes on listening.
 func TestTCPHalfClose(t *testing.T) {
-	everyWay(t, func(t *testing.T, newWorld worldMaker) {
+	parsedWays(t, func(t *testing.T, newWorld worldMaker) {
 		w := newWorld(t, nil)
 		asked := w.serveRaw("asked", func(c net.Conn, r *bufio.Reader) {
 			b, err := io.ReadAll(r)
@@ -82,7 +82,7 @@ func TestTCPBulkBothWays(t *testing.T) {
 	if raceEnabled || testing.Short() {
 		size = 8 << 20
 	}
-	everyWay(t, func(t *testing.T, newWorld worldMaker) {
+	parsedWays(t, func(t *testing.T, newWorld worldMaker) {
 		w := newWorld(t, nil)
 		sums := make(chan [sha256.Size]byte, 4)
 		both := func(c interface {
@@ -125,7 +125,7 @@ func TestTCPBulkBothWays(t *testing.T) {
 // A side that does not read holds the other one up; nothing grows in between.
 func TestTCPBackPressure(t *testing.T) {
 	t.Parallel()
-	everyWay(t, func(t *testing.T, newWorld worldMaker) {
+	parsedWays(t, func(t *testing.T, newWorld worldMaker) {
 		w := newWorld(t, nil)
 		flood := func(c io.Writer, sent *atomic.Int64) {
 			b := make([]byte, 64<<10)
@@ -176,7 +176,7 @@ func TestTCPBackPressure(t *testing.T) {
 // A failure is never an end: neither side takes a part for the whole.
 func TestTCPFailuresAreNoEnds(t *testing.T) {
 	t.Parallel()
-	everyWay(t, func(t *testing.T, newWorld worldMaker) {
+	parsedWays(t, func(t *testing.T, newWorld worldMaker) {
 		w := newWorld(t, nil)
 		ended := make(chan error, 1)
 		l := w.serveRaw("e", func(c net.Conn, r *bufio.Reader) {
@@ -229,7 +229,7 @@ func TestTCPFailuresAreNoEnds(t *testing.T) {
 
 func TestTCPRefusals(t *testing.T) {
 	t.Parallel()
-	everyWay(t, func(t *testing.T, newWorld worldMaker) {
+	parsedWays(t, func(t *testing.T, newWorld worldMaker) {
 		w := newWorld(t, nil)
 		var dials atomic.Int32
 		w.add("down", refuse(&dials, errors.New("no tunnel")))
@@ -264,7 +264,7 @@ func TestTCPRefusals(t *testing.T) {
 
 // What no upstream has seen is tried elsewhere.
 func TestTCPIsTriedElsewhere(t *testing.T) {
-	everyWay(t, func(t *testing.T, newWorld worldMaker) {
+	parsedWays(t, func(t *testing.T, newWorld worldMaker) {
 		w := newWorld(t, nil)
 		var dials atomic.Int32
 		w.add("e", refuse(&dials, fault.New(fault.UpstreamUnreachable, nil)))
@@ -285,7 +285,7 @@ func TestTCPIsTriedElsewhere(t *testing.T) {
 
 // A client of v0.9.0 has no half-close: the end of either side ends both.
 func TestTCPWithAnOldClient(t *testing.T) {
-	everyWay(t, func(t *testing.T, newWorld worldMaker) {
+	parsedWays(t, func(t *testing.T, newWorld worldMaker) {
 		w := newWorld(t, nil)
 		heard := make(chan string, 2)
 		l := w.serveRaw("e", func(c net.Conn, r *bufio.Reader) {
@@ -337,7 +337,7 @@ func (u clientUpstream) Open(ctx context.Context) (net.Conn, error) {
 }
 
 func TestTCPClientAddr(t *testing.T) {
-	everyWay(t, func(t *testing.T, newWorld worldMaker) {
+	parsedWays(t, func(t *testing.T, newWorld worldMaker) {
 		for name, c := range map[string]struct {
 			trusted []netip.Prefix
 			named   string

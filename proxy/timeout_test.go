@@ -13,7 +13,7 @@ import (
 
 // Over HTTP/2 a body that stays away is given up, and one that we do not read since the service takes its time is not.
 func TestHTTP2BodyProgress(t *testing.T) {
-	theseWays(t, testHTTP2BodyProgress, noHop, oneOwner, laneOwner)
+	theseWays(t, testHTTP2BodyProgress, noHop, oneOwner)
 }
 
 // shortLimit is for those who are cut off, and longLimit for those who are not: a busy machine passes on within it what is
@@ -58,7 +58,7 @@ func testHTTP2BodyProgress(t *testing.T, newWorld worldMaker) {
 
 // A client that reads nothing of its response is cut off, however small that is; one whose service pauses is not.
 func TestHTTP2ResponseProgress(t *testing.T) {
-	theseWays(t, testHTTP2ResponseProgress, noHop, oneOwner, laneOwner)
+	theseWays(t, testHTTP2ResponseProgress, noHop, oneOwner)
 }
 
 func testHTTP2ResponseProgress(t *testing.T, newWorld worldMaker) {

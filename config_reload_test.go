@@ -9,7 +9,8 @@ import (
 )
 
 // reloadable says whether a running node, agent or forwarder takes the setting
-// over. Certificates and tokens are so only where there were some at the start.
+// over. Certificates, tokens and the
+// secret of the webhook are so only where there were some at the start.
 func reloadable(command, setting string) bool {
 	if setting == logLevelFlag || setting == logSubsystemsFlag {
 		return strings.HasPrefix(command, "piko agent") || strings.HasPrefix(command, "piko forward") || strings.HasPrefix(command, "piko server")
@@ -29,7 +30,7 @@ func reloadable(command, setting string) bool {
 			return rest != "limits.buffered-bytes" && rest != "limits.connections" && rest != "limits.connections-per-source"
 		}
 	}
-	return setting == "proxy.domain" || strings.HasPrefix(setting, "cluster.tls.") || strings.HasPrefix(setting, "tracing.tls.")
+	return setting == "proxy.domain" || strings.HasPrefix(setting, "events.webhook-secret") || strings.HasPrefix(setting, "cluster.tls.") || strings.HasPrefix(setting, "tracing.tls.")
 }
 
 func reloadColumn(command, setting string) string {
@@ -68,7 +69,8 @@ func (n *testNode) changes(t *testing.T) map[string][]string {
 	applied := map[string][]string{}
 	for _, flag := range ctx.Flags() {
 		*next = n.cfg
-		if strings.Contains(flag.Name, ".tls.") || strings.Contains(flag.Name, ".auth.") || strings.HasPrefix(flag.Name, "log.") || !differ(flag.Target) {
+		if strings.Contains(flag.Name, ".tls.") || strings.Contains(flag.Name, ".auth.") || strings.HasPrefix(flag.Name, "log.") ||
+			strings.HasPrefix(flag.Name, "events.webhook-secret") || !differ(flag.Target) {
 			continue
 		}
 		if _, names, err := n.prepare(*next); err == nil {

@@ -41,8 +41,9 @@ const (
 const reloadHelp = `SIGHUP reads the configuration again, and so does a change of its file, or of a file
 that it names, or POST /status/reload: certificates, their keys and authorities, log.level
 and log.subsystems are applied at once, and so are keys of tokens, tenants, lists and limits
-of a server and the listeners of an agent; the log names the other settings that differ and
-need a restart. After a mistake, which the log shows, all of the old configuration stays.`
+of a server, the secret of its webhook and the listeners of an agent; the log names the other
+settings that differ and need a restart. After a mistake, which the log shows, all of the old
+configuration stays.`
 
 const (
 	// pollInterval is how often the files are looked at.

@@ -115,16 +115,18 @@ type server struct {
 	events    *events.Log
 	tracker   *events.Tracker
 	webhook   *events.Webhook // nil: none
-	tracer    *tracing.Tracer // nil: none
-	started   time.Time
-	budget    *tunnel.Budget
-	uploads   *tunnel.Budget // of uploads over HTTP/2 that do not move: half as much as budget; it only counts
-	public    *proxy.Public
-	gate      *gate // clients' requests in flight
-	hops      *gate // other nodes' requests in flight
-	proxy     *port
-	upstream  *port
-	admin     *port
+	// webhookSecret signs what it sends; replaced by reloads.
+	webhookSecret atomic.Pointer[[]byte]
+	tracer        *tracing.Tracer // nil: none
+	started       time.Time
+	budget        *tunnel.Budget
+	uploads       *tunnel.Budget // of uploads over HTTP/2 that do not move: half as much as budget; it only counts
+	public        *proxy.Public
+	gate          *gate // clients' requests in flight
+	hops          *gate // other nodes' requests in flight
+	proxy         *port
+	upstream      *port
+	admin         *port
 
 	challenges *port   // of ACME over plain HTTP; nil: none
 	guards     *guards // who may use the ports

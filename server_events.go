@@ -81,5 +81,35 @@ func (s *server) newWebhook(log *slog.Logger, registry prometheus.Registerer) (*
 	if err != nil {
 		return nil, err
 	}
-	return &events.Webhook{URL: string(c.WebhookURL), Secret: key, Speaks: s.isFirst, Logger: subsystem(log, "events"), Registerer: registry}, nil
+	s.webhookSecret.Store(&key)
+	return &events.Webhook{URL: string(c.WebhookURL), Secret: func() []byte { return *s.webhookSecret.Load() }, Speaks: s.isFirst, Logger: subsystem(log, "events"), Registerer: registry}, nil
+}
+
+// files are those that are taken over when they change.
+func (c *eventsConfig) files() []string {
+	if c.WebhookSecretFile == "" {
+		return nil
+	}
+	return []string{c.WebhookSecretFile}
+}
+
+// prepareEvents prepares another secret for a webhook that runs. Each event is signed with the one of the moment in which
+// it is sent, also when that is not the first time.
+func (s *server) prepareEvents(next *serverConfig) (p reloadPart, err error) {
+	if s.webhook == nil || next.Events.WebhookURL == "" {
+		return p, nil
+	}
+	key, err := next.Events.secret()
+	if err != nil {
+		return p, err
+	}
+	was, now := &s.was().Events, &next.Events
+	if was.WebhookSecret != now.WebhookSecret {
+		p.applied = append(p.applied, "events.webhook-secret")
+	}
+	if was.WebhookSecretFile != now.WebhookSecretFile || now.WebhookSecretFile != "" && !bytes.Equal(key, *s.webhookSecret.Load()) {
+		p.applied = append(p.applied, "events.webhook-secret-file")
+	}
+	p.commit = func() { s.webhookSecret.Store(&key) }
+	return p, nil
 }

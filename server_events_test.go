@@ -2,11 +2,14 @@ package main
 
 import (
 	"encoding/json"
+	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"piko/events"
 )
@@ -50,6 +53,50 @@ func TestWebhookOfACluster(t *testing.T) {
 		if strings.Contains(n.log.String(), "CANARY") {
 			t.Error("the secret is in the log")
 		}
+	}
+}
+
+// TestWebhookSecretIsReloaded: another secret in the file signs from then on; one that is none changes nothing.
+func TestWebhookSecretIsReloaded(t *testing.T) {
+	t.Parallel()
+	signatures := make(chan [2]string, 100)
+	receiver := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		body, _ := io.ReadAll(r.Body)
+		if strings.Contains(string(body), "my-endpoint") {
+			signatures <- [2]string{r.Header.Get(events.HeaderSignature), string(body)}
+		}
+	}))
+	t.Cleanup(receiver.Close)
+	file := writeFile(t, "secret", "the first secret\n")
+	n := startNode(t, func(cfg *serverConfig) {
+		cfg.Events = eventsConfig{WebhookURL: webhookURL(receiver.URL), WebhookSecretFile: file}
+	})
+	if files := n.cfg.files(); !slices.Contains(files, file) {
+		t.Errorf("watched are %v", files)
+	}
+	signed := func(secret string) {
+		t.Helper()
+		stop := startAgent(t, n, "my-endpoint", testService(t).URL)
+		defer stop()
+		got := <-signatures
+		var unix int64
+		if _, err := fmt.Sscanf(got[0], "t=%d,", &unix); err != nil || got[0] != events.Sign([]byte(secret), time.Unix(unix, 0), []byte(got[1])) {
+			t.Errorf("%s is not signed with %q", got, secret)
+		}
+	}
+	rewrite(t, file, "short")
+	if _, _, err := n.prepare(n.cfg); err == nil || !strings.Contains(err.Error(), "too short") {
+		t.Errorf("a secret that is too short: %v", err)
+	}
+	rewrite(t, file, "the second secret\n")
+	commit, applied, err := n.prepare(n.cfg)
+	if err != nil || !slices.Equal(applied, []string{"events.webhook-secret-file"}) {
+		t.Fatalf("applied %v, %v", applied, err)
+	}
+	commit()
+	signed("the second secret")
+	if _, applied, err := n.prepare(n.cfg); err != nil || len(applied) != 0 {
+		t.Errorf("the same again: applied %v, %v", applied, err)
 	}
 }
 

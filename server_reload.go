@@ -11,7 +11,7 @@ import (
 // files are those that a node's configuration names and that are taken over
 // when they change.
 func (c *serverConfig) files() []string {
-	return slices.Concat(c.Proxy.TLS.files(), c.Upstream.TLS.files(), c.Admin.TLS.serverTLSConfig.files(), c.Admin.TLS.Client.files(), c.Cluster.TLS.files(), c.Tracing.TLS.files(), c.authFiles())
+	return slices.Concat(c.Proxy.TLS.files(), c.Upstream.TLS.files(), c.Admin.TLS.serverTLSConfig.files(), c.Admin.TLS.Client.files(), c.Cluster.TLS.files(), c.Tracing.TLS.files(), c.Events.files(), c.authFiles())
 }
 
 // reloadPart is a part of a new configuration that was checked and loaded, and
@@ -39,6 +39,7 @@ func (s *server) prepare(next serverConfig) (commit func(), applied []string, er
 		s.prepareRouting,
 		s.prepareLists,
 		s.prepareLimits,
+		s.prepareEvents,
 	} {
 		part, err := prepare(&next)
 		errs = append(errs, err)

@@ -258,7 +258,7 @@ func receiver(t *testing.T, statuses ...int) (url string, got chan delivery) {
 func send(t *testing.T, h *Webhook) (l *Log, count func(result string) float64) {
 	t.Helper()
 	reg := prometheus.NewRegistry()
-	h.Registerer, h.Secret = reg, []byte("0123456789abcdef")
+	h.Registerer, h.Secret = reg, func() []byte { return []byte("0123456789abcdef") }
 	if h.Speaks == nil {
 		h.Speaks = func() bool { return true }
 	}

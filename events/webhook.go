@@ -45,8 +45,8 @@ const (
 type Webhook struct {
 	// URL gets a POST for each event.
 	URL string
-	// Secret signs them.
-	Secret []byte
+	// Secret returns what signs them; it is asked for each request.
+	Secret func() []byte
 	// Speaks says whether this node is to send what all nodes see; it is asked for
 	// each event.
 	Speaks func() bool
@@ -161,7 +161,7 @@ func (h *Webhook) post(ctx context.Context, id string, body []byte) (again bool,
 	req.Header.Set("Content-Type", "application/json")
 	req.Header.Set("User-Agent", "piko")
 	req.Header.Set(HeaderDelivery, id)
-	req.Header.Set(HeaderSignature, Sign(h.Secret, time.Now(), body))
+	req.Header.Set(HeaderSignature, Sign(h.Secret(), time.Now(), body))
 	res, err := h.Client.Do(req)
 	if err != nil {
 		return true, withoutURL(err)

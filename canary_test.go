@@ -100,7 +100,7 @@ func TestMistakesDoNotShowSecrets(t *testing.T) {
 // TestEnvironmentAndHelpDoNotShowSecrets has them in variables.
 func TestEnvironmentAndHelpDoNotShowSecrets(t *testing.T) {
 	env := []string{"PIKO_CLUSTER_SECRET=" + secretOf("cluster"), "PIKO_PROXY_AUTH_HMAC_SECRET_KEY=" + canary, "PIKO_CONNECT_TOKEN=" + canary,
-		"PIKO_CONNECT_PROXY_URL=ftp://u:" + canary + "@h", "PIKO_SERVER_TOKEN=" + canary}
+		"PIKO_CONNECT_PROXY_URL=ftp://u:" + canary + "@h", "PIKO_SERVER_TOKEN=" + canary, "PIKO_TRACING_HEADERS=" + canary, "PIKO_TRACING_ENDPOINT=http://u:" + canary + "@h"}
 	for _, args := range [][]string{{"server", "--help"}, {"agent", "start", "--help"}, {"server", "status", "--help"}, {"server"}, {"agent", "start"}} {
 		p := newTestProcess(t, env...)
 		run(args, &p.process)
@@ -123,6 +123,7 @@ proxy: {auth: {hmac_secret_key: [` + proxySecret + `, ` + secretOf("old") + `]}}
 upstream:
   auth: {hmac_secret_key_file: ` + writeFile(t, "secret", upstreamSecret) + `}
 admin: {auth: {hmac_secret_key: ` + adminSecret + extra + `}}
+tracing: {endpoint: "http://127.0.0.1:1", headers: ["Authorization: Bearer ` + canary + `"]}
 `
 	}
 	path := writeFile(t, "piko.yaml", config(""))
@@ -139,7 +140,7 @@ admin: {auth: {hmac_secret_key: ` + adminSecret + extra + `}}
 
 	sub := `{"sub":"someone","jti":"` + canary + `"}`
 	good := newTestProcess(t)
-	agentFile := writeFile(t, "agent.yaml", "log: {level: debug}\nconnect: {url: "+upstreamURL+", token: "+testToken(upstreamSecret, sub)+"}\nlisteners: [{endpoint_id: e, addr: '"+service.URL+"'}]\n")
+	agentFile := writeFile(t, "agent.yaml", "log: {level: debug}\nconnect: {url: "+upstreamURL+", token: "+testToken(upstreamSecret, sub)+"}\ntracing: {endpoint: 'http://127.0.0.1:1', headers_file: "+writeFile(t, "headers", "X-Key: "+canary)+"}\nlisteners: [{endpoint_id: e, addr: '"+service.URL+"'}]\n")
 	startRun(t, good, "agent", "start", "--config.path", agentFile)
 	bad := newTestProcess(t, "PIKO_CONNECT_TOKEN="+canary+testToken(proxySecret, sub), "PIKO_CONNECT_URL="+upstreamURL)
 	badEnded := startRun(t, bad, "agent", "http", "other", "1", "--log.level", "debug")

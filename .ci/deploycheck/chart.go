@@ -49,7 +49,7 @@ func checkChart(ctx context.Context, dir, document, piko string) (string, error)
 		objects, started = objects+c.objects, started+len(c.workloads)
 	}
 	cases, err := checkCases(loaded)
-	errs = append(errs, err)
+	errs = append(errs, err, checkUpgrade(loaded))
 	return fmt.Sprintf("chart %s: %d objects from %d sets of values are valid, piko started with %d of their configurations, %d further cases",
 		loaded.Name(), objects, len(texts), started, cases), errors.Join(errs...)
 }
@@ -137,14 +137,19 @@ func lintChart(dir string, values map[string]any) error {
 	return errors.Join(errs...)
 }
 
-// render is what `helm template` prints, by file. As helm does it checks the
-// values by the chart's schema first.
-func render(loaded *chart.Chart, values map[string]any) (map[string]string, error) {
+// toRender are the values as templates see them. As helm does it checks them by
+// the chart's schema first.
+func toRender(loaded *chart.Chart, values map[string]any) (chartutil.Values, error) {
 	options := chartutil.ReleaseOptions{Name: "piko", Namespace: "piko-system", Revision: 1, IsInstall: true}
 	capabilities := *chartutil.DefaultCapabilities
 	capabilities.KubeVersion = kubeVersion
 	capabilities.APIVersions = append(slices.Clone(capabilities.APIVersions), "gateway.networking.k8s.io/v1/TLSRoute")
-	all, err := chartutil.ToRenderValues(loaded, values, options, &capabilities)
+	return chartutil.ToRenderValues(loaded, values, options, &capabilities)
+}
+
+// render is what `helm template` prints, by file.
+func render(loaded *chart.Chart, values map[string]any) (map[string]string, error) {
+	all, err := toRender(loaded, values)
 	if err != nil {
 		return nil, err
 	}

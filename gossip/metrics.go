@@ -39,9 +39,9 @@ func newMetrics(reg prometheus.Registerer, c *Cluster) *metrics {
 		resyncs:     newCounter("piko_gossip_snapshots_total", "Number of snapshots of other nodes' endpoints that were applied."),
 		mismatches:  newCounter("piko_gossip_digest_mismatches_total", "Number of times that the copy of a node's endpoints was not what the node has. Each is followed by a snapshot."),
 		conflicts:   newCounter("piko_gossip_id_conflicts_total", "Number of times that another node was seen with this node's id."),
-		restarts:    newCounterVec("piko_gossip_stream_restarts_total", "Number of times that the stream of a node's endpoints was opened again.", "reason"),
-		drops:       newCounterVec("piko_gossip_dropped_total", "Number of messages, packets and connections on the gossip port that were dropped.", "reason"),
-		joins:       newCounterVec("piko_gossip_joins_total", "Number of attempts to join a node.", "result"),
+		restarts:    newCounterVec("piko_gossip_stream_restarts_total", "Number of times that the stream of a node's endpoints was opened again.", "reason", "gone", "silent", "behind", "mismatch", "broken"),
+		drops:       newCounterVec("piko_gossip_dropped_total", "Number of messages, packets and connections on the gossip port that were dropped.", "reason", "packet-queue", "connections", "announcement", "state", "meta", "gone", "nodes", "address"),
+		joins:       newCounterVec("piko_gossip_joins_total", "Number of attempts to join a node.", "result", "ok", "failed"),
 		lag: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name: "piko_gossip_lag_seconds", Buckets: lagBuckets,
 			Help: "How long copies of other nodes' endpoints were behind what gossip said of them.",
@@ -72,8 +72,13 @@ func newCounter(name, help string) prometheus.Counter {
 	return prometheus.NewCounter(prometheus.CounterOpts{Name: name, Help: help})
 }
 
-func newCounterVec(name, help, label string) *prometheus.CounterVec {
-	return prometheus.NewCounterVec(prometheus.CounterOpts{Name: name, Help: help}, []string{label})
+// newCounterVec has counters for the values from the beginning, so that the first event of each is seen as an increase.
+func newCounterVec(name, help, label string, values ...string) *prometheus.CounterVec {
+	v := prometheus.NewCounterVec(prometheus.CounterOpts{Name: name, Help: help}, []string{label})
+	for _, value := range values {
+		v.WithLabelValues(value)
+	}
+	return v
 }
 
 // dropped counts what came from outside and was not used.

@@ -5,6 +5,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"piko/fault"
 	"piko/router"
 	"piko/tunnel"
 )
@@ -41,6 +42,9 @@ func newMetrics(reg prometheus.Registerer, table *router.Table, list func() []*u
 			Name: "piko_upstreams_streams_opened_total",
 			Help: "Number of streams opened in tunnels; requests beyond that were sent on streams that had carried others.",
 		}),
+	}
+	for _, code := range fault.Codes() {
+		m.refused.WithLabelValues(string(code))
 	}
 	for _, reason := range disconnectLabels {
 		m.disconnects.WithLabelValues(reason)

@@ -44,7 +44,7 @@ func clusterDashboard() dashboard {
 			}},
 			{title: "Between nodes", panels: []panel{
 				graph("Nodes, as each sees them", "none", "All nodes should see the same. unreachable: gone without having left.", q("{{instance}}: {{status}}", `sum by (instance, status) (piko_cluster_nodes{job="$job"})`)),
-				graph("Gossip lag", "s", "How long copies of other nodes' endpoints were behind.", quantiles("piko_gossip_lag_seconds", ofJob)...).limits(threshold{nil, "transparent"}, threshold{3, "red"}),
+				graph("Gossip lag", "s", "How long copies of other nodes' endpoints were behind what gossip said of them; 0 if they never were.", orZero(quantiles("piko_gossip_lag_seconds", ofJob))...).limits(threshold{nil, "transparent"}, threshold{3, "red"}),
 				graph("Hops", "reqps", "Requests sent to another node, by node that sends.", rates("piko_upstreams_remote_requests_total", ofJob, "instance")).stacked(),
 				graph("Latency of hops", "s", "From sending a request to another node to the header of the response.", quantiles("piko_proxy_hop_response_seconds", ofJob)...),
 				graph("Gossip traffic", "Bps", "Over UDP and TCP, of all nodes together.",

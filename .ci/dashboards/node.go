@@ -31,7 +31,7 @@ func nodeDashboard() dashboard {
 				graph("Slow readers that were reset", "ops", "For want of memory for the bytes that wait for them.", q("{{instance}}", `rate(piko_buffer_resets_total{`+ofNode+`}[$__rate_interval])`)),
 				graph("Goroutines", "none", "Those of idle tunnels and connections are few; ever more are a leak.", q("{{instance}}", `go_goroutines{`+ofNode+`}`)),
 				graph("Garbage collection", "s", "Longest and median pause of the last collections.",
-					q("{{instance}} longest", `go_gc_duration_seconds{`+ofNode+`, quantile="1"}`), q("{{instance}} median", `go_gc_duration_seconds{`+ofNode+`, quantile="0.5"}`)),
+					q("{{instance}} longest", `go_gc_duration_seconds{`+ofNode+`, quantile=~"1|1.0"}`), q("{{instance}} median", `go_gc_duration_seconds{`+ofNode+`, quantile="0.5"}`)),
 				graph("Collections", "ops", "How often garbage is collected.", q("{{instance}}", `rate(go_gc_duration_seconds_count{`+ofNode+`}[$__rate_interval])`)),
 				graph("Allocation", "Bps", "Memory that is allocated.", q("{{instance}}", `rate(go_memstats_alloc_bytes_total{`+ofNode+`}[$__rate_interval])`)),
 			}},

@@ -45,6 +45,14 @@ func quantiles(metric, selector string, by ...string) (queries []query) {
 	return queries
 }
 
+// orZero makes what is not known, since nothing has happened, 0.
+func orZero(queries []query) []query {
+	for i := range queries {
+		queries[i].expr = "(" + queries[i].expr + " >= 0) or vector(0)"
+	}
+	return queries
+}
+
 // rates is the rate of a counter, summed up by labels.
 func rates(metric, selector string, by ...string) query {
 	var legend []string

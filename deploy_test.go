@@ -26,7 +26,7 @@ type deployed struct {
 // deploy/ are ones that piko takes. (.ci/deploycheck checks all else there.)
 func TestDeployedCommandLines(t *testing.T) {
 	secret := writeFile(t, "secret", strings.Repeat("s", 32)+"\n")
-	lines := composeCommands(t)
+	lines := slices.Concat(composeCommands(t, "deploy/compose.yaml"), composeCommands(t, "deploy/compose-demo/compose.yaml"))
 	for _, file := range []string{"server.yaml", "agent.yaml"} {
 		plain := kubernetesCommands(t, "deploy/kubernetes/"+file)
 		lines = append(lines, plain...)
@@ -67,7 +67,7 @@ func TestDeployedCommandLines(t *testing.T) {
 			}
 		}
 	}
-	if len(lines) < 11 {
+	if len(lines) < 14 {
 		t.Errorf("only %d command lines were found", len(lines))
 	}
 }
@@ -125,9 +125,8 @@ func kubernetesCommands(t *testing.T, file string) (lines []deployed) {
 }
 
 // composeCommands are the commands and health checks of all that runs piko.
-func composeCommands(t *testing.T) (lines []deployed) {
+func composeCommands(t *testing.T, file string) (lines []deployed) {
 	t.Helper()
-	const file = "deploy/compose.yaml"
 	text, err := os.ReadFile(file)
 	if err != nil {
 		t.Fatal(err)

@@ -20,9 +20,8 @@ type variable struct {
 }
 
 type row struct {
-	title     string
-	collapsed bool
-	panels    []panel
+	title  string
+	panels []panel
 }
 
 // panel is one picture. Its width is in 24ths of the page.
@@ -106,28 +105,23 @@ func (v variable) model() object {
 	return m
 }
 
-// layOut gives the panels their places and ids. The panels of a collapsed row are in it.
+// layOut gives the panels their places and ids.
 func layOut(rows []row) (panels []object) {
 	id, y := 0, 0
 	next := func() int { id++; return id }
 	for _, r := range rows {
-		head := object{"id": next(), "type": "row", "title": r.title, "collapsed": r.collapsed, "panels": []object{}, "gridPos": place(0, y, 24, 1)}
+		head := object{"id": next(), "type": "row", "title": r.title, "collapsed": false, "panels": []object{}, "gridPos": place(0, y, 24, 1)}
 		y++
 		x, high := 0, 0
-		var inside []object
+		panels = append(panels, head)
 		for _, p := range r.panels {
 			if x+p.width > 24 {
 				x, y, high = 0, y+high, 0
 			}
-			inside = append(inside, p.model(next(), place(x, y, p.width, p.height)))
+			panels = append(panels, p.model(next(), place(x, y, p.width, p.height)))
 			x, high = x+p.width, max(high, p.height)
 		}
 		y += high
-		if r.collapsed {
-			head["panels"] = inside
-			inside = nil
-		}
-		panels = append(append(panels, head), inside...)
 	}
 	return panels
 }

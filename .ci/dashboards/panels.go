@@ -15,8 +15,6 @@ func graph(title, unit, description string, queries ...query) panel {
 	return panel{title: title, description: description, kind: "timeseries", unit: unit, width: 12, height: 8, queries: queries}
 }
 
-func (p panel) wide(w int) panel              { p.width = w; return p }
-func (p panel) high(h int) panel              { p.height = h; return p }
 func (p panel) stacked() panel                { p.stack = true; return p }
 func (p panel) upTo(v any) panel              { p.max = v; return p }
 func (p panel) limits(l ...threshold) panel   { p.thresholds = l; return p }
@@ -34,12 +32,12 @@ func bad(orange, red float64) []threshold {
 
 // quantiles of a histogram; by are labels to have a line for each of, beside the quantile.
 func quantiles(metric, selector string, by ...string) (queries []query) {
-	legend := ""
+	var legend strings.Builder
 	for _, label := range by {
-		legend += " {{" + label + "}}"
+		legend.WriteString(" {{" + label + "}}")
 	}
 	for _, quantile := range []string{"0.5", "0.9", "0.99"} {
-		queries = append(queries, q("p"+strings.TrimPrefix(quantile+"0", "0.")[:2]+legend,
+		queries = append(queries, q("p"+strings.TrimPrefix(quantile+"0", "0.")[:2]+legend.String(),
 			fmt.Sprintf("histogram_quantile(%s, sum by (%s) (rate(%s_bucket{%s}[$__rate_interval])))", quantile, strings.Join(append([]string{"le"}, by...), ", "), metric, selector)))
 	}
 	return queries

@@ -35,7 +35,13 @@ func checkCompose(ctx context.Context, file string) (services int, err error) {
 			}
 		}
 	}
-	errs = append(errs, checkBalancer(filepath.Join(filepath.Dir(file), "haproxy.cfg"), project))
+	for _, service := range project.Services {
+		for _, v := range service.Volumes {
+			if filepath.Base(v.Source) == "haproxy.cfg" {
+				errs = append(errs, checkBalancer(v.Source, project))
+			}
+		}
+	}
 	return len(project.Services), errors.Join(errs...)
 }
 

@@ -56,5 +56,7 @@ func check(ctx context.Context, dir string) (string, error) {
 	errs = append(errs, ps.unused())
 	services, err := checkCompose(ctx, filepath.Join(dir, "compose.yaml"))
 	errs = append(errs, err)
-	return fmt.Sprintf("%d manifests with %d objects, %d patches and %d services of compose.yaml are valid", len(manifests), c.objects, len(ps), services), errors.Join(errs...)
+	demo, err := checkMonitoring(ctx, filepath.Join(dir, "compose-demo"))
+	errs = append(errs, err)
+	return fmt.Sprintf("%d manifests with %d objects, %d patches, %d services of compose.yaml and %d of compose-demo are valid", len(manifests), c.objects, len(ps), services, demo), errors.Join(errs...)
 }

@@ -48,16 +48,16 @@ func newEnvironment(ctx context.Context) (*environment, error) {
 	if e.root, err = os.Getwd(); err != nil {
 		return nil, err
 	}
-	// The same objects wherever a page builds: its own directory is in none of them.
+	// The same objects wherever a page builds, and as those of the static build: no directory is in them.
 	flags := strings.TrimSpace(os.Getenv("GOFLAGS") + " -trimpath")
 	build := exec.CommandContext(ctx, "go", "build", "-o", filepath.Join(dir, "bin", "piko"), ".")
-	build.Env = append(os.Environ(), "GOFLAGS="+flags)
+	build.Env = append(os.Environ(), "GOFLAGS="+flags, "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
 		return nil, fmt.Errorf("build piko: %w\n%s", err, out)
 	}
 	e.vars = []string{
 		"PATH=" + filepath.Join(dir, "bin") + ":" + os.Getenv("PATH") + ":/usr/sbin:/sbin",
-		"GOFLAGS=" + flags, "GOPROXY=off", "TERM=dumb", "LANG=C.UTF-8", "DOCS_RUNNER=" + e.self,
+		"GOFLAGS=" + flags, "CGO_ENABLED=0", "GOPROXY=off", "TERM=dumb", "LANG=C.UTF-8", "DOCS_RUNNER=" + e.self,
 	}
 	for _, name := range []string{"GOCACHE", "GOMODCACHE", "GOPATH"} {
 		value, err := output(ctx, "go", "env", name)

@@ -32,6 +32,8 @@ const (
 	headerTrace    = "X-Piko-Trace"    // "1": the entry node has a span of the request, which traceparent names
 	headerFailed   = "X-Piko-Failed"   // with 502: how the exchange with the service ended
 
+	headerReason = "X-Piko-Reason" // in both: the owner's own words, for the entry node's log and status
+
 	prefixPiko      = "X-Piko-"
 	prefixForwarded = "X-Forwarded-"
 )

@@ -35,18 +35,29 @@ const (
 type missError struct {
 	node   string
 	reason missReason
-	left   bool // the owner has upstreams that it was not to try
-	used   int  // attempts that it made
+	text   string // what the owner says of it, if anything
+	left   bool   // the owner has upstreams that it was not to try
+	used   int    // attempts that it made
 }
 
 // readMiss reads the header of an owner's 421.
 func readMiss(node string, h http.Header) *missError {
 	used, _ := strconv.Atoi(h.Get(headerAttempts))
-	return &missError{node: node, reason: missReason(h.Get(headerMiss)), left: h[headerLeft] != nil, used: min(used, maxAttempts)}
+	return &missError{node: node, reason: missReason(h.Get(headerMiss)), text: reasonText(h.Get(headerReason)), left: h[headerLeft] != nil, used: min(used, maxAttempts)}
 }
 
 // Error implements error.
-func (e *missError) Error() string { return "ask node " + e.node + ": " + string(e.reason) }
+func (e *missError) Error() string {
+	return "ask node " + e.node + ": " + withReason(string(e.reason), e.text)
+}
+
+// withReason adds what the owner says, if it says more.
+func withReason(what, text string) string {
+	if text == "" || text == what {
+		return what
+	}
+	return what + ": " + text
+}
 
 // Refused says that no service has seen anything of the request.
 func (e *missError) Refused() bool { return true }
@@ -65,7 +76,8 @@ func (e *missError) Unwrap() error {
 // hopError is what became of an attempt that failed behind the owner, which itself is well.
 type hopError struct {
 	node      string
-	responded bool // the beginning of a response was seen
+	responded bool   // the beginning of a response was seen
+	text      string // what the owner says of it, if anything
 }
 
 // Values of headerFailed.
@@ -77,9 +89,9 @@ const (
 // Error implements error.
 func (e *hopError) Error() string {
 	if e.responded {
-		return "read response: malformed, says node " + e.node
+		return withReason("read response: malformed, says node "+e.node, e.text)
 	}
-	return "read response: none, says node " + e.node
+	return withReason("read response: none, says node "+e.node, e.text)
 }
 
 // headerFor is the header for one attempt. That of the attempt before is left as it is: somebody may still look at it.
@@ -167,7 +179,7 @@ func (x *exchange) judge(target router.Target, res *http.Response) (*http.Respon
 		x.missed(target, miss)
 		err = miss
 	case res.StatusCode == http.StatusBadGateway && len(failed) == 1:
-		err = &hopError{node: node, responded: failed[0] == failedBroken}
+		err = &hopError{node: node, responded: failed[0] == failedBroken, text: reasonText(res.Header.Get(headerReason))}
 	default:
 		return res, nil
 	}

@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"net/http"
 	"strconv"
+	"strings"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -143,6 +144,7 @@ func (x *exchange) failHop(err error, gone bool) {
 // answerHop is what the entry node is told of a request that has no response.
 func (x *exchange) answerHop(err error, h http.Header) {
 	h["Content-Length"] = []string{"0"}
+	h[headerReason] = []string{reasonText(err.Error())}
 	switch {
 	case x.attempt.uncertain:
 		x.status, x.hopResult = http.StatusBadGateway, hopFailed
@@ -160,6 +162,19 @@ func (x *exchange) answerHop(err error, h http.Header) {
 			h[headerLeft] = []string{"1"}
 		}
 	}
+}
+
+// maxReason bounds what nodes tell each other of a failure, in bytes; the status shows as much.
+const maxReason = 200
+
+// reasonText is what a header field can have of a text.
+func reasonText(s string) string {
+	return strings.Map(func(r rune) rune {
+		if r < ' ' || r > '~' {
+			return '?'
+		}
+		return r
+	}, s[:min(len(s), maxReason)])
 }
 
 // reasonOf says why an upstream did not take a request.

@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"strconv"
+	"strings"
 	"time"
 
 	"piko/fault"
@@ -52,10 +54,19 @@ func (x *exchange) failure() *stats.Failure {
 		code = codeBrokenOff
 	}
 	f := &stats.Failure{Time: time.Now(), Code: code, Status: x.status, Upstream: x.upstreamName()}
-	if x.err != nil {
+	switch {
+	case x.err != nil:
 		f.Detail = x.err.Error()
+	case code != "":
+		f.Detail = "the agent answered " + statusLine(x.status)
+	default:
+		f.Detail = "the service answered " + statusLine(x.status)
 	}
 	return f
+}
+
+func statusLine(status int) string {
+	return strings.TrimSpace(strconv.Itoa(status) + " " + http.StatusText(status))
 }
 
 // upstreamName names who had the request last; "" is nobody.

@@ -1,9 +1,11 @@
 package proxy
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"math"
+	"net"
 	"net/http"
 	"strings"
 	"sync"
@@ -76,5 +78,51 @@ func TestTrafficIsCounted(t *testing.T) {
 	}
 	if len(down.codes) == 0 || down.codes[0] != fault.UpstreamUnreachable {
 		t.Errorf("the upstream was told %v", down.codes)
+	}
+}
+
+// TestFailuresSayWhy: what an operator is told of a failure, with and without a hop.
+func TestFailuresSayWhy(t *testing.T) { theseWays(t, testFailuresSayWhy, noHop, oneOwner) }
+
+func testFailuresSayWhy(t *testing.T, newWorld worldMaker) {
+	traffic := stats.New()
+	w := newWorld(t, func(o *Options) { o.Traffic = traffic })
+	w.serve("ill", func(w http.ResponseWriter, r *http.Request) { w.WriteHeader(500) })
+	w.add("silent", func(context.Context) (net.Conn, error) {
+		a, b := net.Pipe()
+		go func() {
+			_, _ = b.Read(make([]byte, 1<<10))
+			b.Close()
+		}()
+		return a, nil
+	})
+	w.add("away", noDial)
+	silent := "read response: "
+	if len(w.owners) > 0 {
+		silent = "read response: none, says node owner-1: read response: "
+	}
+	for endpoint, want := range map[string]string{
+		"ill":    "the service answered 500 Internal Server Error",
+		"silent": silent,
+		"away":   errDial.Error(),
+	} {
+		w.talk("POST / HTTP/1.1\r\nHost: " + endpoint + ".x\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+		eventually(t, func() error {
+			failures := traffic.Endpoint(endpoint, time.Now()).Failures
+			if len(failures) == 0 || !strings.Contains(failures[0].Detail, want) {
+				return fmt.Errorf("%s: got %+v, want %q", endpoint, failures, want)
+			}
+			return nil
+		})
+	}
+}
+
+func TestReasonTextIsBounded(t *testing.T) {
+	for s, want := range map[string]string{
+		"": "", "dial tcp: refused": "dial tcp: refused", "a\r\nX: b\x00\x7f\u00fc": "a??X: b???", strings.Repeat("x", 1000): strings.Repeat("x", maxReason),
+	} {
+		if got := reasonText(s); got != want {
+			t.Errorf("%q: %q, want %q", s, got, want)
+		}
 	}
 }

@@ -15,6 +15,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"log"
 	"os"
 	"path/filepath"
 )
@@ -24,6 +26,7 @@ func main() {
 		fmt.Fprintln(os.Stderr, "usage: deploycheck DEPLOY PIKO")
 		os.Exit(2)
 	}
+	log.SetOutput(io.Discard) // Helm tells there that it follows the chart's symbolic links
 	checked, err := check(context.Background(), os.Args[1])
 	chart, chartErr := checkChart(context.Background(), filepath.Join(os.Args[1], "helm", "piko"), filepath.Join(os.Args[1], "..", "docs", "kubernetes.md"), os.Args[2])
 	if err = errors.Join(err, chartErr); err != nil {

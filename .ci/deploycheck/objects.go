@@ -1,9 +1,11 @@
 package main
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 
 	certmanagerv1 "github.com/cert-manager/cert-manager/pkg/apis/certmanager/v1"
 	monitoringv1 "github.com/prometheus-operator/prometheus-operator/pkg/apis/monitoring/v1"
@@ -36,6 +38,11 @@ func (c *cluster) takeOther(object runtime.Object) error {
 	switch o := object.(type) {
 	case *corev1.ConfigMap:
 		c.files[name] = o.Data
+		for key, value := range o.Data {
+			if strings.HasSuffix(key, ".json") && !json.Valid([]byte(value)) {
+				return fmt.Errorf("%s: %s is not JSON", name, key)
+			}
+		}
 	case *corev1.Secret:
 		c.files[name] = map[string]string{}
 		for key, value := range o.Data {
@@ -67,6 +74,9 @@ func (c *cluster) takeOther(object runtime.Object) error {
 	case *monitoringv1.PodMonitor:
 		refer(func() error { return c.podMonitor(o) })
 	case *monitoringv1.PrometheusRule:
+		if len(o.Spec.Groups) == 0 {
+			return fmt.Errorf("%s: has no rules", name)
+		}
 	default:
 		return fmt.Errorf("%T is not checked here", object)
 	}

@@ -22,7 +22,7 @@ var prelude string
 
 const (
 	blockTime = 30 * time.Second
-	pageTime  = 2 * time.Minute
+	pageTime  = 3 * time.Minute
 	shownTail = 4000 // bytes of an output in a report
 )
 

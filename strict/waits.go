@@ -46,6 +46,9 @@ func (d *deadline) later(t time.Time) bool {
 	return t.IsZero() || !d.told.IsZero() && !t.Before(d.told)
 }
 
+// isOver says that nothing is to be waited for.
+func (d *deadline) isOver() bool { return !d.want.IsZero() && time.Until(d.want) <= 0 }
+
 func newWaits(nc net.Conn) *waits {
 	w := &waits{nc: nc}
 	w.released.L = &w.mu
@@ -58,7 +61,7 @@ func (w *waits) setRead(t time.Time) error {
 	defer w.mu.Unlock()
 	w.read.want = t
 	switch {
-	case w.held && !t.IsZero() && time.Until(t) <= 0:
+	case w.held && w.read.isOver():
 		w.release(true)
 	case !w.read.later(t):
 		return w.tellRead()
@@ -133,7 +136,7 @@ func (w *waits) writeAgain(err error) bool {
 func (w *waits) hold() bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.over || !w.read.want.IsZero() && time.Until(w.read.want) <= 0 {
+	if w.over || w.read.isOver() {
 		return true // there is nothing to wait for: whoever reads is told so
 	}
 	w.held, w.aborted = true, false

@@ -27,11 +27,11 @@ func TestUntracedRequestsStayInLanes(t *testing.T) {
 	} {
 		var u untraced
 		for range 2 { // heads of one connection
-			head := "GET / HTTP/1.1\r\nHost: x\r\n"
+			head := []byte("GET / HTTP/1.1\r\nHost: x\r\n")
 			for _, p := range tt.parents {
-				head += "TraceParent: " + p + "\r\nTracestate: a=1\r\n"
+				head = append(head, "TraceParent: "+p+"\r\nTracestate: a=1\r\n"...)
 			}
-			if got := relay.Plain([]byte(head+"\r\n"), &u) && u.parents == 1; got != tt.want {
+			if got := relay.Plain(append(head, "\r\n"...), &u) && u.parents == 1; got != tt.want {
 				t.Errorf("%q: stays %v, want %v", tt.parents, got, tt.want)
 			}
 		}

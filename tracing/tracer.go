@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"go.opentelemetry.io/otel"
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/exporters/otlp/otlptrace"
 	"go.opentelemetry.io/otel/sdk/resource"
@@ -69,6 +70,8 @@ func New(opt Options) (*Tracer, error) {
 	if opt.Logger == nil {
 		opt.Logger = slog.New(slog.DiscardHandler)
 	}
+	// What the SDK has to say, of the environment for example, would be plain text on standard error.
+	otel.SetErrorHandler(otel.ErrorHandlerFunc(func(err error) { opt.Logger.Warn("tracing", "error", err) }))
 	m := newMetrics()
 	if err := m.register(opt.Registerer); err != nil {
 		return nil, err

@@ -129,7 +129,7 @@ shutdown_delay: 5s
 	want.Proxy.HTTP = proxyHTTPConfig{time.Second, 2 * time.Second, 3 * time.Second, 4 * time.Second, 65536, 500}
 	want.Proxy.AdvertiseAddr = "10.0.0.5"
 	want.Upstream = upstreamConfig{BindAddr: ":1001", StreamWindow: 1 << 20, Rebalance: rebalanceConfig{0.2, 0.01, 5}, AdvertiseAddr: "unused.example.com:8001", TLS: want.Upstream.TLS}
-	want.Admin = adminConfig{BindAddr: "[::1]:1002", AdvertiseAddr: "[2001:db8::5]:8002", TLS: want.Admin.TLS}
+	want.Admin = adminConfig{BindAddr: "[::1]:1002", AdvertiseAddr: "[2001:db8::5]:8002", TLS: want.Admin.TLS, EndpointMetrics: 100}
 	want.Cluster = clusterConfig{
 		NodeID: "0123", Join: []joinAddr{"node-1.example.com", "10.0.0.6:8003"}, JoinTimeout: 5 * time.Second, Name: "production",
 		Secret: []secret{"0123456789abcdef,", "0123456789abcdef-older"},

@@ -112,11 +112,12 @@ func TestMetricsAreDocumented(t *testing.T) {
 		if !ok || !end {
 			t.Fatalf("%s has no %s", observabilityDoc, begin)
 		}
-		table := "| metric | labels | meaning |\n|---|---|---|\n"
+		var table strings.Builder
+		table.WriteString("| metric | labels | meaning |\n|---|---|---|\n")
 		for _, name := range slices.Sorted(maps.Keys(metrics)) {
-			table += fmt.Sprintf("| `%s` | %s | %s |\n", name, strings.Join(metrics[name].labels, ", "), strings.ReplaceAll(metrics[name].help, "|", `\|`))
+			table.WriteString(fmt.Sprintf("| `%s` | %s | %s |\n", name, strings.Join(metrics[name].labels, ", "), strings.ReplaceAll(metrics[name].help, "|", `\|`)))
 		}
-		text = head + begin + table + "\n" + tail
+		text = head + begin + table.String() + "\n" + tail
 	}
 	if text == string(before) {
 		return

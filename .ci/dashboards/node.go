@@ -55,6 +55,10 @@ func nodeDashboard() dashboard {
 			{title: "Log and events", panels: []panel{
 				graph("Log lines that were dropped", "ops", "Whoever reads standard error does not keep up.", q("{{instance}}", `rate(piko_log_lines_dropped_total{`+ofNode+`}[$__rate_interval])`)),
 				graph("Webhook", "ops", "Events by what became of them. dropped: too many were waiting.", rates("piko_events_webhook_total", ofNode, "result").happening("result")),
+				graph("Spans", "ops", "Of tracing, where it is configured: sent, lost, and requests that were not sampled because of --tracing.max-rate.",
+					rates("piko_tracing_spans_exported_total", ofNode, "instance").happening("instance").named("{{instance}} sent"),
+					rates("piko_tracing_spans_dropped_total", ofNode, "reason").happening("reason").named("lost ({{reason}})"),
+					rates("piko_tracing_limited_total", ofNode, "instance").happening("instance").named("{{instance}} not sampled")),
 				graph("Events that were lost", "ops", "By readers of the stream, or the webhook, that do not keep up.", q("{{instance}}", `rate(piko_events_lost_total{`+ofNode+`}[$__rate_interval])`)),
 				graph("Gossip that was dropped", "ops", "Messages that were of no use, by reason.", rates("piko_gossip_dropped_total", ofNode, "reason").happening("reason")),
 			}},

@@ -141,3 +141,35 @@ func TestTwoOfThreeNodesDrain(t *testing.T) {
 		}
 	})
 }
+
+// A tunnel that is made anew while the service is ill says so in its handshake, which old nodes do not read, and in its first
+// message; and that the service is well, if that comes about meanwhile.
+func TestIllServiceIsToldInTheHandshake(t *testing.T) {
+	f := newFakeCluster("a")
+	f.inBubble(t, Client{}, func(t *testing.T, l *Listener) {
+		time.Sleep(time.Minute)
+		last := func() *fakeSession {
+			f.nodes[0].kill()
+			time.Sleep(time.Minute)
+			var s *fakeSession
+			f.do(func() { s = f.nodes[0].live()[0] })
+			return s
+		}
+		if s := last(); s.ill || len(s.weights) > 0 {
+			t.Errorf("healthy: ill %v, then %v", s.ill, s.weights)
+		}
+		l.SetWeight(0)
+		if s := last(); !s.ill || !slices.Equal(s.weights, []int{0}) {
+			t.Errorf("ill: ill %v, then %v", s.ill, s.weights)
+		}
+		f.nodes[0].kill()
+		f.untilDialling(t)
+		l.SetWeight(100)
+		time.Sleep(2 * rtt)
+		var s *fakeSession
+		f.do(func() { s = f.nodes[0].live()[0] })
+		if w := s.lastWeight(); !s.ill || w != 100 || len(s.weights) == 0 {
+			t.Errorf("healthy while it dialled: ill %v, then %v", s.ill, s.weights)
+		}
+	})
+}

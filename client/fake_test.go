@@ -124,7 +124,7 @@ func (c *fakeCluster) connect(ctx context.Context, d *tunnel.Dialer, _ string) (
 		n.refused++
 		return nil, &fault.Refused{Status: 409, Code: fault.DuplicateTunnel, Header: http.Header{"X-Piko-Node-Id": {n.id}}}
 	}
-	s := &fakeSession{node: n, events: d.Options.Events, peer: tunnel.Peer{NodeID: n.id, ClusterSize: n.size}, done: make(chan struct{}), noMore: make(chan struct{}), since: time.Now()}
+	s := &fakeSession{node: n, events: d.Options.Events, peer: tunnel.Peer{NodeID: n.id, ClusterSize: n.size}, done: make(chan struct{}), noMore: make(chan struct{}), since: time.Now(), ill: d.Unhealthy}
 	if n.id != "" {
 		s.peer.Features = []string{tunnel.FeatureControl}
 		if slices.Contains(d.Features, tunnel.FeatureToken) && !n.old {

@@ -19,6 +19,7 @@ type fakeSession struct {
 	done   chan struct{}
 	noMore chan struct{}
 	since  time.Time
+	ill    bool // as the handshake said
 
 	// Guarded by the cluster's mu.
 	err     error

@@ -96,6 +96,11 @@ func (l *Listener) dial(ctx context.Context, url int, nodes []string) (*link, er
 		told:      defaultWeight,
 	}
 	d := l.dialer
+	l.mu.Lock()
+	if d.Unhealthy = l.weight == 0; d.Unhealthy {
+		lk.told = unknownWeight // older nodes do not read it in the handshake
+	}
+	l.mu.Unlock()
 	d.URL, d.Nodes = l.urls[url], nodes
 	d.Token = l.refresher.asked(&lk.given)
 	d.Options.Events = tunnel.Events{

@@ -61,6 +61,10 @@ func (a address) String() string { return string(a) }
 // defaultWeight is what a server takes for granted.
 const defaultWeight = 100
 
+// unknownWeight stands for that of which it depends on the server's age whether
+// it was understood.
+const unknownWeight = -1
+
 // newListener returns a listener that is not connected. It outlives ctx.
 func newListener(ctx context.Context, c *Client, endpoint string) *Listener {
 	l := &Listener{

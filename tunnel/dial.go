@@ -64,6 +64,9 @@ type Dialer struct {
 	// to each of them; see HeaderNodes, which names the first 16. A v0.9.0 node
 	// does not know of it.
 	Nodes []string
+	// Unhealthy says that traffic is to come only if no other upstream is better,
+	// until Session.Weight says otherwise; see HeaderWeight.
+	Unhealthy bool
 	// Timeout bounds one attempt; 0 means 10 s.
 	Timeout time.Duration
 	// Options of the sessions.
@@ -90,6 +93,9 @@ func (d *Dialer) Dial(ctx context.Context, endpoint string) (*Session, error) {
 	set(HeaderInstance, d.Instance)
 	set(HeaderProtocol, d.Protocol)
 	set(HeaderNodes, nodeList(d.Nodes))
+	if d.Unhealthy {
+		set(HeaderWeight, "0")
+	}
 	// As the user wrote it: a v0.9.0 server tells cases apart.
 	c, answer, err := d.dialWebSocket(ctx, UpstreamPath+url.PathEscape(endpoint), extra)
 	if err != nil {

@@ -47,7 +47,7 @@ func TestDialSendsWhatNodesWantToKnow(t *testing.T) {
 	d := &Dialer{
 		URL:      url + "/some/prefix/",
 		Token:    func(context.Context) (string, error) { return "secret\n", nil },
-		TenantID: "acme", Instance: "i-1", Protocol: "tcp", Nodes: []string{"node-1", "node-2"},
+		TenantID: "acme", Instance: "i-1", Protocol: "tcp", Nodes: []string{"node-1", "node-2"}, Unhealthy: true,
 	}
 	s, err := d.Dial(t.Context(), "My:End@point")
 	if err != nil {
@@ -60,7 +60,7 @@ func TestDialSendsWhatNodesWantToKnow(t *testing.T) {
 	}
 	for name, want := range map[string]string{
 		"Authorization": "Bearer secret", HeaderTenantID: "acme", HeaderInstance: "i-1", HeaderProtocol: "tcp",
-		HeaderFeatures: "control", HeaderNodes: "node-1, node-2", "Origin": "", "Sec-WebSocket-Extensions": "", "Sec-WebSocket-Protocol": "",
+		HeaderFeatures: "control", HeaderNodes: "node-1, node-2", HeaderWeight: "0", "Origin": "", "Sec-WebSocket-Extensions": "", "Sec-WebSocket-Protocol": "",
 	} {
 		if got := r.Header.Get(name); got != want {
 			t.Errorf("%s: %q, want %q", name, got, want)

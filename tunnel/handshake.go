@@ -25,6 +25,11 @@ const handshakeTimeout = 10 * time.Second
 // balancer's choice shows only when the node has made the tunnel known.
 const HeaderNodes = "x-piko-nodes"
 
+// HeaderWeight is "0" if the upstream's service is not healthy when the tunnel is
+// opened: what it would say by Session.Weight a moment after requests might have
+// come. Nodes that do not know of it are told that way, too.
+const HeaderWeight = "x-piko-weight"
+
 // Bounds on what an upstream may say of itself, which ends up in logs.
 const (
 	maxFeatures    = 16
@@ -41,7 +46,9 @@ type Hello struct {
 	Instance string   // "" if absent or not printable
 	Protocol string   // "http", "tcp" or ""
 	Nodes    []string // that the upstream has tunnels at; at most 16
-	Version  string   // of its piko; "" if it did not say
+	// Unhealthy: the upstream wants traffic only if nobody else does.
+	Unhealthy bool
+	Version   string // of its piko; "" if it did not say
 }
 
 // Reply is what the node answers in the 101. Zero values are left out.
@@ -58,6 +65,7 @@ func ReadHello(r *http.Request) Hello {
 	if v := r.Header.Get(HeaderInstance); isToken(v) {
 		h.Instance = v
 	}
+	h.Unhealthy = r.Header.Get(HeaderWeight) == "0"
 	if v := strings.ToLower(r.Header.Get(HeaderProtocol)); v == "http" || v == "tcp" {
 		h.Protocol = v
 	}

@@ -120,6 +120,8 @@ func TestReadHello(t *testing.T) {
 		{"nodes, one too long", "x-piko-nodes: a, " + strings.Repeat("n", 65) + "\r\n", Hello{}},
 		{"nodes, one of odd bytes", "x-piko-nodes: a, b\xff\r\n", Hello{}},
 		{"no nodes", "x-piko-nodes: ,\r\n", Hello{}},
+		{"not healthy", "x-piko-weight: 0\r\n", Hello{Unhealthy: true}},
+		{"another weight", "x-piko-weight: 50\r\n", Hello{}},
 		{"16 nodes", "x-piko-nodes: " + commas(16) + "\r\n", Hello{Nodes: strings.Split(commas(16), ",")}},
 		{"17 nodes", "x-piko-nodes: " + commas(16) + "\r\nx-piko-nodes: q\r\n", Hello{}},
 		{"feature too long", "x-piko-features: " + strings.Repeat("f", 65) + ", control\r\n", Hello{Features: []string{"control"}}},

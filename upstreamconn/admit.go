@@ -44,6 +44,9 @@ func (s *Server) admit(r *http.Request, hello tunnel.Hello) (*upstream, error) {
 	}
 	u := newUpstream(s, instance{name, hello.Instance})
 	u.tenant, u.grant = strings.Clone(bearer.Tenant), bearer.Grant
+	if hello.Unhealthy { // not a request may come before its first message
+		u.local.SetWeight(0)
+	}
 	return u, nil
 }
 

@@ -435,3 +435,33 @@ func TestTunnelThatIsUsedUpIsRenewed(t *testing.T) {
 		t.Error("the tunnel is the old one")
 	}
 }
+
+// TestUnhealthyFromTheStart: who says in its handshake that its service is ill gets no request that a healthy one could have,
+// not even before its first message.
+func TestUnhealthyFromTheStart(t *testing.T) {
+	n := startNode(t, nil)
+	for endpoint, unhealthy := range map[string]bool{"ill": true, "well": false} {
+		d := tunnel.Dialer{URL: n.url, Unhealthy: unhealthy}
+		sess, err := d.Dial(t.Context(), endpoint)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { sess.Close() })
+		l := n.waitFor(t, endpoint, 1)[0]
+		if w := l.Weight(); (w == 0) != unhealthy {
+			t.Errorf("%s: weight %d in the table", endpoint, w)
+		}
+		if !unhealthy {
+			continue
+		}
+		if err := sess.Weight(100); err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, func() error {
+			if w := l.Weight(); w != 100 {
+				return fmt.Errorf("weight %d once it is healthy", w)
+			}
+			return nil
+		})
+	}
+}

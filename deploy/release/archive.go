@@ -54,10 +54,7 @@ func (s *source) archiveFiles(b *binary, completions map[string][]byte) ([]archi
 // the files' are.
 func writeTar(to, dir string, files []archived, mtime time.Time) error {
 	var b bytes.Buffer
-	z, err := gzip.NewWriterLevel(&b, gzip.BestCompression)
-	if err != nil {
-		return err
-	}
+	z := gzip.NewWriter(&b)
 	t := tar.NewWriter(z)
 	for _, f := range files {
 		header := &tar.Header{

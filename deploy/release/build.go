@@ -35,12 +35,11 @@ func (s *source) build(ctx context.Context, platform, work string) (*binary, err
 	if !ok {
 		return nil, errors.New("a platform is one such as linux/amd64")
 	}
-	path := filepath.Join(work, "piko_"+goos+"_"+arch)
-	if err := s.compile(ctx, goos, arch, path); err != nil {
+	path, err := s.compile(ctx, goos, arch, work)
+	if err != nil {
 		return nil, err
 	}
 	b := &binary{os: goos, arch: arch}
-	var err error
 	if b.content, err = os.ReadFile(path); err != nil {
 		return nil, err
 	}
@@ -51,12 +50,17 @@ func (s *source) build(ctx context.Context, platform, work string) (*binary, err
 	return b, err
 }
 
-// compile runs the go command, with nothing left to its surroundings.
-func (s *source) compile(ctx context.Context, goos, arch, to string) error {
+// compile runs the go command, with nothing left to its surroundings, unless it
+// has done so before, and returns the path of the binary.
+func (s *source) compile(ctx context.Context, goos, arch, work string) (string, error) {
+	to := filepath.Join(work, "piko_"+goos+"_"+arch)
+	if _, err := os.Stat(to); err == nil {
+		return to, nil
+	}
 	ldflags := fmt.Sprintf("-s -w -X main.releaseVersion=%s -X main.releaseCommit=%s", s.version, s.commit)
 	cmd := s.goCommand(ctx, "build", "-trimpath", "-buildvcs=false", "-mod=readonly", "-ldflags", ldflags, "-o", to, ".")
 	cmd.Env = append(cmd.Env, "GOOS="+goos, "GOARCH="+arch)
-	return cmd.Run()
+	return to, cmd.Run()
 }
 
 // goCommand is the go command in the source, its error output shown. Of the
@@ -76,11 +80,10 @@ func (s *source) goCommand(ctx context.Context, args ...string) *exec.Cmd {
 	return cmd
 }
 
-// completions are the scripts that the binary prints; one for this machine has
-// to be built for that.
+// completions are the scripts that the binary for this machine prints.
 func (s *source) completions(ctx context.Context, work string) (map[string][]byte, error) {
-	path := filepath.Join(work, "piko_here")
-	if err := s.compile(ctx, runtime.GOOS, runtime.GOARCH, path); err != nil {
+	path, err := s.compile(ctx, runtime.GOOS, runtime.GOARCH, work)
+	if err != nil {
 		return nil, err
 	}
 	scripts := map[string][]byte{}

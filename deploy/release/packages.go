@@ -61,7 +61,7 @@ func (s *source) writePackage(p *packager, b *binary, completions map[string][]b
 			"operator's tool.",
 	}
 	info.RPM.Summary, info.RPM.BuildHost, info.RPM.Group = "Reverse tunnel that you host yourself", "localhost", "System Environment/Daemons"
-	info.RPM.Compression, info.Deb.Compression = "gzip:9", "gzip"
+	info.RPM.Compression, info.Deb.Compression = "gzip:6", "gzip"
 	if p.name == "deb" {
 		info.Depends = []string{"adduser"}
 	} else {

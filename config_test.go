@@ -108,6 +108,12 @@ cluster:
     advertise_addr: 10.0.0.5
     interval: 100ms
     max_packet_size: 1200
+tracing:
+  endpoint: http://collector.example.com:4318
+  sample_ratio: 0.25
+  max_rate: 7
+  service_name: edge
+  headers: ["Authorization: Bearer x", "X-Tenant: a,b"]
 log:
   level: warn
   subsystems: [proxy, upstream]
@@ -134,6 +140,11 @@ shutdown_delay: 5s
 		NodeID: "0123", Join: []joinAddr{"node-1.example.com", "10.0.0.6:8003"}, JoinTimeout: 5 * time.Second, Name: "production",
 		Secret: []secret{"0123456789abcdef,", "0123456789abcdef-older"},
 		Gossip: gossipConfig{":1003", "10.0.0.5", 100 * time.Millisecond, 1200},
+	}
+	want.Tracing = tracingConfig{Endpoint: "http://collector.example.com:4318", SampleRatio: 0.25, MaxRate: 7, ServiceName: "edge",
+		Headers: []traceHeader{"Authorization: Bearer x", "X-Tenant: a,b"}}
+	if !slices.Equal(cfg.Tracing.Headers, want.Tracing.Headers) {
+		t.Errorf("%d headers for the collector", len(cfg.Tracing.Headers))
 	}
 	want.Log = logConfig{"warn", []string{"proxy", "upstream"}, "text"}
 	want.GracePeriod, want.ShutdownDelay = 10*time.Second, 5*time.Second

@@ -3,6 +3,7 @@ package proxy
 import (
 	"bufio"
 	"encoding/json"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
@@ -164,28 +165,33 @@ func TestMetrics(t *testing.T) {
 	w.do("GET", "/", nil, "X-Piko-Endpoint", "no/name")
 	w.serve("g", func(w http.ResponseWriter, r *http.Request) { w.WriteHeader(503) })
 	w.do("GET", "/", nil, "X-Piko-Endpoint", "g")
-	got := text(t, reg)
-	for _, want := range []string{
-		`piko_proxy_requests_in_flight 0`,
-		`piko_proxy_requests_total{method="GET",status="200"} 1`,
-		`piko_proxy_requests_total{method="other",status="500"} 1`,
-		`piko_proxy_requests_total{method="other",status="200"} 1`,
-		`piko_proxy_request_latency_seconds_count{method="GET",status="200"} 1`,
-		`piko_proxy_request_size_bytes_bucket{le="1024"}`,
-		`piko_proxy_response_size_bytes_sum`,
-		`piko_proxy_retries_total{kind="budget"} 0`,
-		`piko_proxy_errors_total{code="no-upstream"} 1`,
-		`piko_proxy_errors_total{code="invalid-endpoint"} 1`,
-		`piko_proxy_errors_total{code="service"} 2`,
-		`piko_proxy_errors_total{code="other"} 0`,
-	} {
-		if !strings.Contains(got, want) {
-			t.Errorf("no %s in\n%s", want, got)
-		}
-	}
+	eventually(t, func() error { // a request is counted a moment after its answer
+		return has(text(t, reg),
+			`piko_proxy_requests_in_flight 0`,
+			`piko_proxy_requests_total{method="GET",status="200"} 1`,
+			`piko_proxy_requests_total{method="other",status="500"} 1`,
+			`piko_proxy_requests_total{method="other",status="200"} 1`,
+			`piko_proxy_request_latency_seconds_count{method="GET",status="200"} 1`,
+			`piko_proxy_request_size_bytes_bucket{le="1024"}`,
+			`piko_proxy_response_size_bytes_sum`,
+			`piko_proxy_retries_total{kind="budget"} 0`,
+			`piko_proxy_errors_total{code="no-upstream"} 1`,
+			`piko_proxy_errors_total{code="invalid-endpoint"} 1`,
+			`piko_proxy_errors_total{code="service"} 2`,
+			`piko_proxy_errors_total{code="other"} 0`)
+	})
 	if _, err := NewPublic(Options{Lookup: w.table.Lookup, Registerer: reg}); err == nil {
 		t.Error("the same metrics were registered twice")
 	}
+}
+
+func has(text string, lines ...string) error {
+	for _, want := range lines {
+		if !strings.Contains(text, want) {
+			return fmt.Errorf("no %s in\n%s", want, text)
+		}
+	}
+	return nil
 }
 
 // text is what a scrape shows, in one line for each series.

@@ -142,7 +142,7 @@ func TestStatusOfLostNodes(t *testing.T) {
 			return nil
 		})
 	}
-	active(true, time.Second, "a node that runs is active")
+	active(true, 10*time.Second, "a node that runs is active")
 	for _, sig := range []syscall.Signal{syscall.SIGKILL, syscall.SIGTERM, syscall.SIGSTOP} {
 		lost.signal(t, sig)
 		active(false, 10*time.Second, fmt.Sprintf("a node is not active after %v", sig))

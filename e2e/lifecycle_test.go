@@ -21,7 +21,7 @@ func TestServerStopFinishesRequests(t *testing.T) {
 	s.agent(t, "e", o.addr)
 	answers := inFlight(t, s, o, "/slow?d=4s", "/slow-body?d=4s", "/sse?n=5&every=1s")
 	s.signal(t, syscall.SIGTERM)
-	eventually(t, time.Second, "the node says that it is not ready", func() error {
+	eventually(t, 3*time.Second, "the node says that it is not ready", func() error {
 		if _, err := fetch("http://" + s.admin + "/ready"); err == nil || !strings.Contains(err.Error(), "503") {
 			return fmt.Errorf("/ready: %w", err)
 		}

@@ -347,7 +347,7 @@ func testWhoIsToBlame(t *testing.T, newWorld worldMaker) {
 func TestTimeoutIsFinal(t *testing.T) { everyWay(t, testTimeoutIsFinal) }
 
 func testTimeoutIsFinal(t *testing.T, newWorld worldMaker) {
-	w := newWorld(t, func(o *Options) { o.Timeout = 20 * time.Millisecond })
+	w := newWorld(t, func(o *Options) { o.Timeout = 200 * time.Millisecond })
 	var n atomic.Int32
 	var all []*router.Local
 	for range 3 {
@@ -379,17 +379,17 @@ func TestNoTimeoutBehindAnEarlyResponse(t *testing.T) {
 }
 
 func testNoTimeoutBehindAnEarlyResponse(t *testing.T, newWorld worldMaker) {
-	w := newWorld(t, func(o *Options) { o.Timeout = 20 * time.Millisecond })
+	w := newWorld(t, func(o *Options) { o.Timeout = 250 * time.Millisecond })
 	w.serve("e", func(w http.ResponseWriter, r *http.Request) {
 		rc := http.NewResponseController(w)
 		rc.EnableFullDuplex()
 		rc.Flush()
 		io.Copy(io.Discard, r.Body)
-		<-time.After(100 * time.Millisecond)
+		<-time.After(400 * time.Millisecond)
 		io.WriteString(w, "whole")
 	})
 	in, out := io.Pipe()
-	time.AfterFunc(30*time.Millisecond, func() { out.Close() })
+	time.AfterFunc(300*time.Millisecond, func() { out.Close() })
 	if status, body, _ := w.do("POST", "/", in); status != 200 || body != "whole" {
 		t.Errorf("got %d %q", status, body)
 	}
@@ -567,14 +567,14 @@ func testHTTP10Closes(t *testing.T, newWorld worldMaker) {
 func TestUpgrade(t *testing.T) { everyWay(t, testUpgrade) }
 
 func testUpgrade(t *testing.T, newWorld worldMaker) {
-	w := newWorld(t, func(o *Options) { o.Timeout = 20 * time.Millisecond })
+	w := newWorld(t, func(o *Options) { o.Timeout = 250 * time.Millisecond })
 	service := func(c net.Conn, r *bufio.Reader) {
 		req, err := http.ReadRequest(r)
 		if err != nil {
 			return
 		}
 		body, _ := io.ReadAll(req.Body)
-		<-time.After(50 * time.Millisecond) // longer than the time-out, which is not for upgrades
+		<-time.After(300 * time.Millisecond) // longer than the time-out, which is not for upgrades
 		fmt.Fprintf(c, "HTTP/1.1 101 Go\r\nConnection: Upgrade\r\nUpgrade: %s\r\nX-Piko-Miss: x\r\nX-Body: %s\r\n\r\nhello ", req.Header.Get("Upgrade"), body)
 		b, _ := io.ReadAll(r)
 		c.Write(bytes.ToUpper(b))

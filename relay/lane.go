@@ -58,10 +58,10 @@ type Lane struct {
 	uploaded  chan struct{}
 
 	// Of the body's upload.
-	chunks   chunks // owned by upload
-	kept     bool   // out has all of the body that has come; owned by upload while that runs
-	reserved int    // of Buffers
-	moved    bool   // an upload has read the client's connection
+	chunks   chunks  // owned by upload
+	log      *[]byte // what has come of the body behind out; nil if it is not kept. Owned by upload while that runs
+	reserved int     // of Buffers
+	moved    bool    // an upload has read the client's connection
 	complete atomic.Bool
 	stopping atomic.Bool
 	pos      atomic.Int64 // bytes of the body that have come

@@ -72,10 +72,14 @@ func (l *Lane) fresh() bool { return l.Pool.Fresh != nil && l.Pool.Fresh(l.Reque
 // whole reports whether the request can be sent again from its first byte on. It ends the upload, of which what has come
 // is in out then.
 func (l *Lane) whole() bool {
-	if l.uploading && !l.kept {
+	if l.uploading && l.log == nil {
 		return false
 	}
 	l.endUpload(false)
+	if l.log != nil {
+		l.out = append(l.out, *l.log...)
+		*l.log = (*l.log)[:0]
+	}
 	return true
 }
 

@@ -7,23 +7,33 @@ import (
 
 // startUpload has the rest of the request's body sent, and kept if it may be.
 func (l *Lane) startUpload(c *conn) {
-	if !l.moved && l.Keep > 0 && l.Request.Length >= 0 && l.Request.Length <= int64(l.Keep) {
-		l.kept = l.Buffers == nil || l.Buffers.Reserve(int(l.Request.Length))
-		if l.kept && l.Buffers != nil {
-			l.reserved = int(l.Request.Length)
-		}
+	if n := int(l.Request.Length); !l.moved && n > 0 && n <= l.Keep {
+		l.keep(bufferSize(n))
 	}
 	l.uploading, l.moved = true, true
 	l.stopping.Store(false)
 	go l.upload(c)
 }
 
-// unkeep gives back what was reserved for the body.
+// keep makes room for a body, if there is memory for that.
+func (l *Lane) keep(size int) {
+	if l.Buffers != nil {
+		if !l.Buffers.Reserve(size) {
+			return
+		}
+		l.reserved = size
+	}
+	l.log = bodyBuffer(size)
+	*l.log = (*l.log)[:0]
+}
+
+// unkeep gives the room back.
 func (l *Lane) unkeep() {
+	putBodyBuffer(l.log)
 	if l.reserved > 0 {
 		l.Buffers.Release(l.reserved)
 	}
-	l.kept, l.reserved = false, 0
+	l.log, l.reserved = nil, 0
 }
 
 // upload sends the rest of the request's body. It owns l.in while it runs.
@@ -47,8 +57,8 @@ func (l *Lane) uploadLength(c *conn, buf []byte) error {
 		n, err := l.in.read(buf[:min(int64(len(buf)), left)])
 		left -= int64(n)
 		l.pos.Add(int64(n))
-		if l.kept {
-			l.out = append(l.out, buf[:n]...)
+		if l.log != nil {
+			*l.log = append(*l.log, buf[:n]...)
 		}
 		if left == 0 {
 			l.complete.Store(true)

@@ -125,7 +125,16 @@ func serveLanes(t testing.TB, h http.Handler, newLane func() *relay.Lane) (*rela
 		t.Fatal(err)
 	}
 	var conns sync.WaitGroup
-	server := relay.NewLaneServer(context.WithoutCancel(t.Context()), newPeerServer(t, h), &conns, newLane)
+	slow := newPeerServer(t, h)
+	slow.ConnState = func(_ net.Conn, state http.ConnState) {
+		switch state {
+		case http.StateNew:
+			conns.Add(1)
+		case http.StateClosed, http.StateHijacked:
+			conns.Done()
+		}
+	}
+	server := relay.NewLaneServer(context.WithoutCancel(t.Context()), slow, &conns, newLane)
 	served := make(chan struct{})
 	go func() {
 		defer close(served)

@@ -168,7 +168,7 @@ func TestMistakesInAFileNameLineKeyValueAndRemedy(t *testing.T) {
 		{"dash for underscore", "proxy:\n  bind-addr: :9000\n", []string{":2: unknown key proxy.bind-addr", "did you mean proxy.bind_addr?"}},
 		{"key in the wrong section", "\n\nadmin:\n  grace_period: 1s\n", []string{":4: unknown key admin.grace_period", "did you mean grace_period?"}},
 		{"key of nothing", "proxy:\n  colour: blue\n", []string{":2: unknown key proxy.colour", `"blue"`, "use one of access_log, advertise_addr, ", "trusted_proxies"}},
-		{"section of nothing", "tracing:\n  endpoint: x\n", []string{":1: unknown key tracing", "use one of admin, cluster, ", "upstream"}},
+		{"section of nothing", "telephone:\n  number: x\n", []string{":1: unknown key telephone", "use one of admin, cluster, ", "upstream"}},
 		{"secret under an unknown key", "proxy:\n  api_token: hunter2\n", []string{"proxy.api_token"}},
 		{"short secret", "cluster:\n  secret: [hunter2]\n", []string{":2: cluster.secret: ", "7 bytes is too short", "openssl rand"}},
 		{"URL for a node to join", "cluster:\n  join: [http://node-1]\n", []string{":2: cluster.join: ", "http://node-1", "1 to 65535"}},

@@ -9,7 +9,10 @@ import (
 )
 
 // What a handler can see of malformed requests: 400 with the connection closed, and nothing reaches a service.
-func TestMalformedRequests(t *testing.T) { parsedWays(t, testMalformedRequests) }
+func TestMalformedRequests(t *testing.T) {
+	t.Parallel()
+	parsedWays(t, testMalformedRequests)
+}
 
 func testMalformedRequests(t *testing.T, newWorld worldMaker) {
 	w := newWorld(t, nil)

@@ -33,7 +33,10 @@ func hangUp(n *atomic.Int32) func(net.Conn, *bufio.Reader) {
 	}
 }
 
-func TestErrors(t *testing.T) { everyWay(t, testErrors) }
+func TestErrors(t *testing.T) {
+	t.Parallel()
+	everyWay(t, testErrors)
+}
 
 func testErrors(t *testing.T, newWorld worldMaker) {
 	w := newWorld(t, nil)
@@ -70,7 +73,10 @@ func testErrors(t *testing.T, newWorld worldMaker) {
 }
 
 // Retry rule (a): what was never executed is tried elsewhere, whatever the method and with its body.
-func TestNeverExecutedIsTriedElsewhere(t *testing.T) { everyWay(t, testNeverExecutedIsTriedElsewhere) }
+func TestNeverExecutedIsTriedElsewhere(t *testing.T) {
+	t.Parallel()
+	everyWay(t, testNeverExecutedIsTriedElsewhere)
+}
 
 func testNeverExecutedIsTriedElsewhere(t *testing.T, newWorld worldMaker) {
 	for _, tt := range []struct {
@@ -375,6 +381,7 @@ func testTimeoutIsFinal(t *testing.T, newWorld worldMaker) {
 
 // A request that is out after its response has begun is not waited for.
 func TestNoTimeoutBehindAnEarlyResponse(t *testing.T) {
+	t.Parallel()
 	everyWay(t, testNoTimeoutBehindAnEarlyResponse)
 }
 
@@ -396,7 +403,10 @@ func testNoTimeoutBehindAnEarlyResponse(t *testing.T, newWorld worldMaker) {
 }
 
 // The time that an upstream has begins with the last byte of the request.
-func TestTimeoutStartsBehindTheRequest(t *testing.T) { everyWay(t, testTimeoutStartsBehindTheRequest) }
+func TestTimeoutStartsBehindTheRequest(t *testing.T) {
+	t.Parallel()
+	everyWay(t, testTimeoutStartsBehindTheRequest)
+}
 
 func testTimeoutStartsBehindTheRequest(t *testing.T, newWorld worldMaker) {
 	w := newWorld(t, func(o *Options) { o.Timeout = 150 * time.Millisecond })
@@ -448,7 +458,10 @@ func testTimeoutStartsBehindTheRequest(t *testing.T, newWorld worldMaker) {
 }
 
 // Wherever a client goes away, its upstream hears of it at once, and nothing stays behind.
-func TestClientAborts(t *testing.T) { everyWay(t, testClientAborts) }
+func TestClientAborts(t *testing.T) {
+	t.Parallel()
+	everyWay(t, testClientAborts)
+}
 
 func testClientAborts(t *testing.T, newWorld worldMaker) {
 	w := newWorld(t, nil)
@@ -564,7 +577,10 @@ func testHTTP10Closes(t *testing.T, newWorld worldMaker) {
 }
 
 // An upgrade is a connection of its own: bytes both ways, sent along with the handshake too, and half-closed both ways.
-func TestUpgrade(t *testing.T) { everyWay(t, testUpgrade) }
+func TestUpgrade(t *testing.T) {
+	t.Parallel()
+	everyWay(t, testUpgrade)
+}
 
 func testUpgrade(t *testing.T, newWorld worldMaker) {
 	w := newWorld(t, func(o *Options) { o.Timeout = 250 * time.Millisecond })

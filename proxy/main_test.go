@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"flag"
 	"io"
 	"log"
 	"net"
@@ -21,7 +22,11 @@ import (
 	"piko/router"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	flag.Parse()
+	flag.Set("test.parallel", "6") // they wait, more than they work
+	goleak.VerifyTestMain(m)
+}
 
 // eventually fails the test with the last error if f has not succeeded within 5 s.
 func eventually(t testing.TB, f func() error) {

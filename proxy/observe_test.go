@@ -229,7 +229,10 @@ func text(t *testing.T, g prometheus.Gatherer) string {
 }
 
 // Expect: 100-continue: what the client is told comes from the service, once, and its body is read only when wanted.
-func TestExpectContinue(t *testing.T) { everyWay(t, testExpectContinue) }
+func TestExpectContinue(t *testing.T) {
+	t.Parallel()
+	everyWay(t, testExpectContinue)
+}
 
 func testExpectContinue(t *testing.T, newWorld worldMaker) {
 	w := newWorld(t, nil)
